@@ -1,0 +1,174 @@
+"""Diagonal empirical Fisher information of a classifier on its mnemonic codes.
+
+Shapes: K codes, C channels, H height, W width; a Fisher is a `dict[str, Tensor]` keyed as
+`named_parameters()`, in float64. Source: Yamashita et al. (ACML 2024), equation 3:
+
+    g_c = gradient over theta of -log p(c | k_c),  F = mean over codes of g_c ** 2
+
+It is a mean of squares of per-code gradients, never the square of a mean. Everything here returns
+*sums*, because sums of disjoint groups add up; divide by the number of codes for the mean.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+Fisher = dict[str, Tensor]
+
+# Below this share of the total, `total - part` has lost the digits that the rules select on: the
+# gradients are float32, so their squares repeat to about 1e-7 between two ways of batching.
+CANCELLATION = 1e-6
+
+
+@dataclass(frozen=True)
+class CodeGradients:
+    """What one pass over a group of codes gives: both sums are over the group's codes."""
+
+    squares: Fisher  # sum of g_c ** 2, float64
+    gradient: dict[str, Tensor]  # sum of g_c, float64
+
+
+def code_losses(logits_KC: Tensor, classes_K: Tensor) -> Tensor:
+    """-log p(c | k_c) for each code, shape K, in a form whose gradient survives saturation.
+
+    -log softmax(z)_c = softplus(logsumexp(z without c) - z_c). Codes are memorised, so p is close
+    to 1; the usual form takes p - 1 and is exactly 0 once p rounds to 1, this one keeps full
+    relative precision there.
+    """
+    indices_C = torch.arange(logits_KC.shape[-1], device=logits_KC.device)
+    own_KC = classes_K.unsqueeze(-1) == indices_C  # not one_hot: vmap cannot trace it
+    others_K = logits_KC.masked_fill(own_KC, -torch.inf).logsumexp(dim=-1)
+    own_K = logits_KC.gather(-1, classes_K.unsqueeze(-1)).squeeze(-1)
+    return nn.functional.softplus(others_K - own_K)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode (BatchNorm uses its running statistics), restored afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def code_gradients(
+    model: nn.Module, codes_KCHW: Tensor, classes_K: Tensor, *, chunk: int = 1
+) -> CodeGradients:
+    """Sum of the codes' gradients and of their squares, over the codes given.
+
+    `chunk` is how many per-code gradients are held at once: 1 runs one backward pass a code, more
+    than 1 takes them together by `vmap(grad)`. On a CPU 1 is the fastest.
+
+    Raises:
+        ValueError: there is no code, or a gradient is not finite.
+    """
+    if len(codes_KCHW) == 0 or len(codes_KCHW) != len(classes_K):
+        raise ValueError(f"{len(codes_KCHW)} codes for {len(classes_K)} classes; one code each")
+    parameters = dict(model.named_parameters())
+    squares = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    with evaluation_mode(model):
+        for start in range(0, len(codes_KCHW), chunk):
+            part = slice(start, start + chunk)
+            for gradients in _per_code(model, parameters, codes_KCHW[part], classes_K[part]):
+                for name, gradient in gradients.items():
+                    wide = gradient.double()
+                    total[name] += wide
+                    squares[name].addcmul_(wide, wide)
+    for name, square in squares.items():
+        if not torch.isfinite(square).all():
+            raise ValueError(f"the Fisher information of {name} is not finite; is the model?")
+    return CodeGradients(squares, total)
+
+
+def _per_code(
+    model: nn.Module, parameters: dict[str, nn.Parameter], codes_KCHW: Tensor, classes_K: Tensor
+) -> Iterator[dict[str, Tensor]]:
+    if len(codes_KCHW) == 1:
+        with torch.enable_grad():
+            loss = code_losses(model(codes_KCHW), classes_K).sum()
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        yield {
+            name: gradient
+            for name, gradient in zip(parameters, gradients, strict=True)
+            if gradient is not None
+        }
+        return
+
+    def loss_of(values: dict[str, Tensor], code_CHW: Tensor, label: Tensor) -> Tensor:
+        logits_1C = functional_call(model, values, (code_CHW.unsqueeze(0),))
+        return code_losses(logits_1C, label.unsqueeze(0)).sum()
+
+    values = {name: p.detach() for name, p in parameters.items()}
+    stacked = vmap(grad(loss_of), in_dims=(None, 0, 0))(values, codes_KCHW, classes_K)
+    for row in range(len(codes_KCHW)):
+        yield {name: gradients[row] for name, gradients in stacked.items()}
+
+
+@dataclass(frozen=True)
+class ForgetTerms:
+    """What both rules need: means over codes, float64, keyed as `named_parameters()`.
+
+    `lost` counts the elements at which `total - part` had no digits left; where there is one, or
+    where no total was given, `retain` was computed from the retained codes (`direct`).
+    """
+
+    forget: Fisher  # F_f: mean of g_c ** 2 over the codes to forget
+    retain: Fisher  # F_r: mean of g_c ** 2 over the retained codes
+    gradient: dict[str, Tensor]  # mean of g_c over the codes to forget
+    direct: bool
+    lost: int
+
+
+def forget_terms(
+    model: nn.Module,
+    codes_KCHW: Tensor,
+    classes_K: Tensor,
+    forget_K: Tensor,
+    total: Fisher | None = None,
+    *,
+    chunk: int = 1,
+) -> ForgetTerms:
+    """F_f, F_r and the mean gradient for the codes that the boolean `forget_K` selects.
+
+    `total` is the sum of g_c ** 2 over all codes as an earlier call gave it, on the same device, in
+    the same precision and with the same `chunk`: the request then costs one gradient for each class
+    to forget instead of one for each class. Where that difference has lost its digits, F_r is
+    computed directly (see `CANCELLATION`).
+
+    Raises:
+        ValueError: `forget_K` selects none or all of the codes.
+    """
+    count = int(forget_K.sum())
+    if not 0 < count < len(classes_K):
+        raise ValueError(f"{count} of {len(classes_K)} codes to forget; some must remain, some go")
+    chosen = code_gradients(model, codes_KCHW[forget_K], classes_K[forget_K], chunk=chunk)
+    rest, lost = subtract(total, chosen.squares) if total is not None else ({}, 0)
+    direct = total is None or lost > 0
+    if direct:
+        kept = ~forget_K
+        rest = code_gradients(model, codes_KCHW[kept], classes_K[kept], chunk=chunk).squares
+    return ForgetTerms(
+        forget={name: value / count for name, value in chosen.squares.items()},
+        retain={name: value / (len(classes_K) - count) for name, value in rest.items()},
+        gradient={name: value / count for name, value in chosen.gradient.items()},
+        direct=direct,
+        lost=lost,
+    )
+
+
+def subtract(total: Fisher, part: Fisher) -> tuple[Fisher, int]:
+    """`total - part` and the number of elements where that difference cannot be trusted.
+
+    An element is counted where the difference is under 1e-6 of a positive total (`CANCELLATION`).
+    """
+    rest = {name: total[name] - part[name] for name in total}
+    lost = sum(int((rest[name] < CANCELLATION * total[name]).sum()) for name in total)
+    return rest, lost

@@ -1,0 +1,44 @@
+"""What a classifier gets right, by class.
+
+Shapes: N samples, C classes, H height, W width (in images_NCHW, C is the number of channels).
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from expunge.core.fisher import evaluation_mode
+
+
+def predict(model: nn.Module, batches_NCHW: Iterable[Tensor]) -> Tensor:
+    """Logits_NC, float32, of every image in the order of the batches; the model is in eval mode.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    with evaluation_mode(model), torch.no_grad():
+        logits = [model(images_NCHW).float() for images_NCHW in batches_NCHW]
+    if not logits:
+        raise ValueError("there is no batch to predict; at least one was expected")
+    return torch.cat(logits)
+
+
+def class_counts(predictions_N: Tensor, labels_N: Tensor, num_classes: int) -> Tensor:
+    """For each class the samples predicted right and the samples, int64, shape 2 x C.
+
+    Counts of disjoint parts of a data set add up; their ratio is the accuracy.
+    """
+    right_N = labels_N[predictions_N == labels_N]
+    return torch.stack(
+        [torch.bincount(part, minlength=num_classes) for part in (right_N, labels_N)]
+    )
+
+
+def class_accuracy(predictions_N: Tensor, labels_N: Tensor, num_classes: int) -> Tensor:
+    """The share of each class's samples that is predicted right, float64, shape C.
+
+    A class without samples has NaN: nothing is known of it.
+    """
+    right_C, samples_C = class_counts(predictions_N, labels_N, num_classes).double()
+    return right_C / samples_C

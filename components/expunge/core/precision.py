@@ -1,0 +1,35 @@
+"""Which number format a model computes in, by what the hardware has."""
+
+import torch
+
+from expunge.errors import UserError
+
+
+def choose_precision(requested: str, device: torch.device) -> str:
+    """`requested`, or for "auto" bf16 where the device multiplies it in silicon and fp32 elsewhere.
+
+    Raises:
+        UserError: fp16 is asked for on a device that has no use for it, or bf16 on a GPU without.
+    """
+    if requested == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if requested == "fp16" and device.type != "cuda":
+        raise UserError(
+            f"precision is 'fp16' and the device is a {device.type}; fp16 needs a CUDA GPU, "
+            "choose auto, fp32 or bf16"
+        )
+    if requested == "bf16" and device.type == "cuda" and not has_bf16(device):
+        raise UserError("precision is 'bf16', which this GPU does not have; choose fp16 or fp32")
+    return requested
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16 products; emulation does not count."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is not None:
+        return any(capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    # torch before get_capabilities: the same questions under private names
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
