@@ -87,27 +87,28 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PerturbConfig:
-    """What to forget, and how. The lambdas are read by the paper's rule alone, both or neither."""
+    """What to forget, and how. `lambdas` is empty (chosen on the codes) or lambda1 and lambda2."""
 
     classes: tuple[int, ...]
     rule: str = "auto"
-    lambda1: float | None = None
-    lambda2: float | None = None
-    budget: float = 0.015  # retained accuracy that `auto` may spend, a fraction
+    lambdas: tuple[float, ...] = ()
+    budget: float = 0.015  # retained accuracy that the calibration may spend, a fraction
 
     def __post_init__(self) -> None:
         if not self.classes:
             raise UserError("classes is empty; name at least one class to forget")
         _classes("classes", self.classes)
         _one_of("rule", self.rule, RULES)
-        _within("budget", self.budget, 0, 1)
-        if (self.lambda1 is None) != (self.lambda2 is None):
-            raise UserError("lambda1 and lambda2 go together; give both or neither")
-        if self.lambda1 is not None and self.rule != "paper":
+        _within("budget", self.budget, 0, 0.99)
+        if len(self.lambdas) not in (0, 2):
+            raise UserError(
+                f"lambdas is {list(self.lambdas)}; expected lambda1 and lambda2 together, or neither"
+            )
+        if self.lambdas and self.rule != "paper":
             raise UserError(f"lambda1 and lambda2 belong to rule paper; the rule is {self.rule!r}")
-        for field, value in (("lambda1", self.lambda1), ("lambda2", self.lambda2)):
-            if value is not None and not 0 <= value < float("inf"):
-                raise UserError(f"{field} is {value}; expected a finite value of 0 or more")
+        for number, value in enumerate(self.lambdas, start=1):
+            if not 0 <= value < float("inf"):
+                raise UserError(f"lambda{number} is {value}; expected a finite value of 0 or more")
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,11 @@ def choose_precision(requested: str, device: torch.device) -> str:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bf16 products; emulation does not count."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if capabilities is not None:
-        return any(capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+        found = capabilities()
+        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     # torch before get_capabilities: the same questions under private names
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, bool)() for name in asked)

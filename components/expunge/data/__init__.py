@@ -1,0 +1,1 @@
+"""Data sources and what they write: see `expunge.artifacts` for the format."""

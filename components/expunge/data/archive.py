@@ -1,0 +1,161 @@
+"""Archives of an image folder, read in place: no member is ever written under its own name."""
+
+import gzip
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from expunge.data.images import ImageFile
+from expunge.data.layout import Parts, Tree, is_ignored
+from expunge.errors import DataError
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+
+# An image file is smaller than this by far; a member that unpacks to more would fill the memory.
+MEMBER_LIMIT = 2**30
+
+# What the readers raise on damaged bytes; RuntimeError is zipfile's for an encrypted member, and
+# its NotImplementedError for an unknown compression is one as well.
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    gzip.BadGzipFile,
+    EOFError,
+    ValueError,
+    RuntimeError,
+)
+
+
+@contextmanager
+def open_archive(path: Path, origin: str, scratch: Path) -> Iterator[Tree]:
+    """The files in an archive, possibly below one top-level folder; readable inside the context.
+
+    A gzipped tar is unzipped into a temporary folder below `scratch` first, since it cannot be
+    read out of order. `origin` is what messages call the archive.
+
+    Raises:
+        DataError: the archive is of another kind, damaged, or holds a member that is a link or a
+            device, lies outside of its folder, or is far too large.
+    """
+    kind = path.name.lower()
+    with ExitStack() as stack:
+        if kind.endswith(".zip"):
+            tree = _zip_tree(path, origin, stack)
+        elif kind.endswith((".tar.gz", ".tgz")):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
+            tree = _tar_tree(_unzipped(path, origin, folder / "plain.tar"), origin, stack)
+        elif kind.endswith(".tar"):
+            tree = _tar_tree(path, origin, stack)
+        else:
+            raise DataError(
+                f"{origin} is neither a folder nor an archive by its name; expected one of "
+                f"{', '.join(ARCHIVES)}"
+            )
+        yield tree.without_top()
+
+
+@contextmanager
+def _damage_told(origin: str) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise DataError(
+            f"{origin} is a damaged or truncated archive ({error}); write or download it anew"
+        ) from error
+
+
+def _unzipped(path: Path, origin: str, plain: Path) -> Path:
+    with plain.open("wb") as target, _damage_told(origin), gzip.open(path, "rb") as source:
+        shutil.copyfileobj(source, target, 2**20)
+    return plain
+
+
+def _tar_tree(path: Path, origin: str, stack: ExitStack) -> Tree:
+    with _damage_told(origin):
+        file = stack.enter_context(path.open("rb"))
+        archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:"))  # noqa: SIM115
+        members = archive.getmembers()
+        # tarfile takes a broken header for the end; the true end is a block of zeros.
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its end mark is missing")
+    lock = threading.Lock()
+
+    def reader(member: tarfile.TarInfo) -> Callable[[], bytes]:
+        def read() -> bytes:
+            with lock, _damage_told(origin):
+                content = archive.extractfile(member)
+                return content.read() if content else b""
+
+        return read
+
+    tree = Tree(origin)
+    for member in members:
+        parts = _safe_parts(member.name, origin)
+        try:
+            tarfile.data_filter(member, os.sep)
+        except tarfile.FilterError as error:
+            raise DataError(_refusal(origin, member.name, str(error))) from error
+        if not (member.isreg() or member.isdir()):
+            raise DataError(_refusal(origin, member.name, "it is a link"))
+        _add(tree, parts, member.isdir(), member.size, reader(member))
+    return tree
+
+
+def _zip_tree(path: Path, origin: str, stack: ExitStack) -> Tree:
+    with _damage_told(origin):
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    lock = threading.Lock()
+
+    def reader(member: zipfile.ZipInfo) -> Callable[[], bytes]:
+        def read() -> bytes:
+            with lock, _damage_told(origin):
+                return archive.read(member)
+
+        return read
+
+    tree = Tree(origin)
+    for member in archive.infolist():
+        parts = _safe_parts(member.filename, origin)
+        kind = stat.S_IFMT(member.external_attr >> 16)  # Unix writes its mode there; others 0
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise DataError(_refusal(origin, member.filename, "it is a link or a device"))
+        _add(tree, parts, member.is_dir(), member.file_size, reader(member))
+    return tree
+
+
+def _add(tree: Tree, parts: Parts, folder: bool, size: int, read: Callable[[], bytes]) -> None:
+    if not parts or is_ignored(parts):
+        return
+    if folder:
+        tree.folders.add(parts)
+        return
+    name = f"{tree.origin}/{'/'.join(parts)}"
+    if size > MEMBER_LIMIT:
+        raise DataError(
+            f"{name} unpacks to {size} bytes, above the limit of {MEMBER_LIMIT}; remove it"
+        )
+    tree.files[parts] = ImageFile(name, read)
+
+
+def _safe_parts(name: str, origin: str) -> Parts:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
+        raise DataError(_refusal(origin, name, "it lies outside of the archive's folder"))
+    return path.parts
+
+
+def _refusal(origin: str, name: str, reason: str) -> str:
+    return (
+        f"{origin} holds the member {name!r}, which is refused: {reason}; write the archive anew "
+        "from plain files and folders (tar --dereference --hard-dereference)"
+    )

@@ -1,0 +1,139 @@
+"""Image files of a data set folder, decoded by the worker processes of a torch DataLoader.
+
+Shapes: N images, H height, W width, C channels.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from expunge.artifacts import read_json
+from expunge.data.images import Box, decode_box, decode_image
+from expunge.errors import DataError
+
+# Which image, the seed of its random crop (None: cut around the centre), and whether to mirror it.
+Job = tuple[int, int | None, bool]
+
+# Szegedy et al. (2015), section 6: the crop's share of the image's area, and its width over height.
+AREA = (0.08, 1.0)
+PROPORTION = (3 / 4, 4 / 3)
+
+
+def random_box(height: int, width: int, generator: torch.Generator) -> Box:
+    """A box of random area and proportions at a random place; the whole image if none fits."""
+    area, proportion, down, right = torch.rand((4, 10), generator=generator).tolist()
+    low, high = (math.log(value) for value in PROPORTION)
+    for share, shape, y, x in zip(area, proportion, down, right, strict=True):
+        pixels = height * width * (AREA[0] + share * (AREA[1] - AREA[0]))
+        ratio = math.exp(low + shape * (high - low))
+        box_width, box_height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left = int(x * (width - box_width + 1))
+            upper = int(y * (height - box_height + 1))
+            return left, upper, left + box_width, upper + box_height
+    return 0, 0, width, height
+
+
+@dataclass(frozen=True)
+class FileReader(Dataset[np.ndarray | str]):
+    """Decodes one image at a time; it travels to the workers, so it holds no open file."""
+
+    folder: Path
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+    input_shape: tuple[int, int, int]
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        split: str,
+        input_shape: tuple[int, int, int],
+        without: Sequence[int] = (),
+    ) -> "FileReader":
+        """Read `<split>.json`, a list of [relative path, label], less the classes in `without`."""
+        listed = read_json(folder / f"{split}.json")
+        kept = [(path, label) for path, label in listed if label not in set(without)]
+        paths, labels = zip(*kept, strict=True) if kept else ((), ())
+        return cls(folder, tuple(paths), tuple(labels), input_shape)
+
+    def __getitem__(self, job: Job) -> np.ndarray | str:
+        """The pixels_HWC, uint8; or, so that it crosses processes as it is, what is wrong."""
+        row, seed, mirror = job
+        path = self.folder / self.paths[row]
+        try:
+            data = path.read_bytes()
+            if seed is None:
+                pixels_HWC = decode_image(data, str(path), self.input_shape)
+            else:
+                generator = torch.Generator().manual_seed(seed)
+                pixels_HWC = decode_box(
+                    data, str(path), self.input_shape, lambda h, w: random_box(h, w, generator)
+                )
+        except OSError as error:
+            return f"{path} cannot be read ({error}); prepare the data anew"
+        except DataError as error:
+            return str(error)
+        return pixels_HWC[:, ::-1] if mirror else pixels_HWC
+
+    def loader(self, workers: int, *, pin: bool) -> "Loader":
+        """Worker processes for this reader; 0 decodes in this process."""
+        return Loader(self, workers, pin)
+
+
+class Loader:
+    """A DataLoader whose workers live on from epoch to epoch."""
+
+    def __init__(self, reader: FileReader, workers: int, pin: bool) -> None:
+        self.jobs: list[list[Job]] = []
+        options: dict[str, Any] = {}
+        if workers:
+            # "spawn": a fork would copy the locks of this process's threads in whatever state
+            options = {"multiprocessing_context": "spawn", "persistent_workers": True}
+        self.loader: DataLoader[np.ndarray | str] = DataLoader(
+            reader,
+            batch_sampler=_Jobs(self),
+            num_workers=workers,
+            collate_fn=_stack,
+            pin_memory=pin,
+            # its own, since a DataLoader would draw from the default one
+            generator=torch.Generator(),
+            **options,
+        )
+
+    def decode(self, batches: list[list[Job]]) -> Iterator[Tensor]:
+        """Images_NHWC of each batch, in order.
+
+        Raises:
+            DataError: a file is missing or no sound image.
+        """
+        self.jobs = batches
+        for images in self.loader:
+            if isinstance(images, str):
+                raise DataError(images)
+            yield images
+
+
+class _Jobs:
+    """What a DataLoader asks for the samples of each batch."""
+
+    def __init__(self, owner: Loader) -> None:
+        self.owner = owner
+
+    def __iter__(self) -> Iterator[list[Job]]:
+        return iter(self.owner.jobs)
+
+    def __len__(self) -> int:
+        return len(self.owner.jobs)
+
+
+def _stack(items: list[np.ndarray | str]) -> Tensor | str:
+    broken = next((item for item in items if isinstance(item, str)), None)
+    return broken if broken is not None else torch.from_numpy(np.stack(items))

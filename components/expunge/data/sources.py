@@ -1,0 +1,38 @@
+"""Where images come from, by name. A loader writes all of a data set folder but `dataset.json`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from expunge.artifacts import DatasetInfo
+from expunge.config import PrepareDataConfig
+from expunge.data.digits import write_digits
+from expunge.data.folder import write_folder
+from expunge.data.s3 import write_s3
+from expunge.data.torchvision_sets import SETS, write_torchvision
+from expunge.errors import UserError
+
+Loader = Callable[[PrepareDataConfig, Path], DatasetInfo]
+
+SOURCES: dict[str, Loader] = {
+    "digits": write_digits,
+    **dict.fromkeys(SETS, write_torchvision),
+    "folder:PATH": write_folder,
+    "s3://BUCKET/PREFIX": write_s3,
+}
+
+SCHEMES = {"folder:": "folder:PATH", "s3://": "s3://BUCKET/PREFIX"}
+
+
+def find_loader(source: str) -> Loader:
+    """The loader for a source as the user writes it.
+
+    Raises:
+        UserError: there is no such source; the message lists the known ones.
+    """
+    name = source
+    for scheme, full in SCHEMES.items():
+        if source.startswith(scheme) and source != scheme:
+            name = full
+    if name not in SOURCES:
+        raise UserError(f"source {source!r} is unknown; expected one of {', '.join(SOURCES)}")
+    return SOURCES[name]

@@ -1,0 +1,72 @@
+"""Numbers that describe a split: the mean and std of its channels, digests, a stable order.
+
+Shapes: N images, H height, W width, C channels, V = 256 pixel values.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from expunge.artifacts import SplitInfo
+
+VALUES = 256
+_ROWS = 1024  # images counted at once: np.bincount widens its input to eight bytes a pixel
+
+
+def channel_histogram(images_NHWC: np.ndarray) -> np.ndarray:
+    """How often each pixel value occurs in each channel; int64, shape C x V."""
+    channels = images_NHWC.shape[-1]
+    counts_CV = np.zeros((channels, VALUES), dtype=np.int64)
+    for start in range(0, len(images_NHWC), _ROWS):
+        part_NHWC = images_NHWC[start : start + _ROWS]
+        for channel in range(channels):
+            counts_CV[channel] += np.bincount(part_NHWC[..., channel].ravel(), minlength=VALUES)
+    return counts_CV
+
+
+def mean_and_std(counts_CV: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population std of each channel, pixels scaled to 0..1.
+
+    The sums are exact integers, so equal pixels give equal bits on every machine. The std of a
+    constant channel is 1.0, since data are divided by it.
+    """
+    means, stds = [], []
+    for row in counts_CV.tolist():
+        pixels = sum(row)
+        total = sum(count * value for value, count in enumerate(row))
+        squares = sum(count * value**2 for value, count in enumerate(row))
+        variance = (pixels * squares - total**2) / (pixels * (VALUES - 1)) ** 2
+        means.append(total / (pixels * (VALUES - 1)))
+        stds.append(variance**0.5 if variance > 0 else 1.0)
+    return tuple(means), tuple(stds)
+
+
+def describe_arrays(images_NHWC: np.ndarray, labels_N: np.ndarray, classes: int) -> SplitInfo:
+    """The split's `SplitInfo`; its digest covers the shape, the pixels and the int64 labels."""
+    digest = hashlib.sha256(repr(tuple(images_NHWC.shape)).encode())
+    digest.update(np.ascontiguousarray(images_NHWC).data)
+    digest.update(np.ascontiguousarray(labels_N, dtype="<i8").data)
+    return SplitInfo(len(labels_N), digest.hexdigest(), class_counts(labels_N, classes))
+
+
+def describe_files(digests: Iterable[bytes], labels_N: np.ndarray, classes: int) -> SplitInfo:
+    """The same for image files; its digest covers each file's label and SHA-256, in order."""
+    digest = hashlib.sha256()
+    for file_digest, label in zip(digests, labels_N.tolist(), strict=True):
+        digest.update(label.to_bytes(8, "little") + file_digest)
+    return SplitInfo(len(labels_N), digest.hexdigest(), class_counts(labels_N, classes))
+
+
+def class_counts(labels_N: np.ndarray, classes: int) -> tuple[int, ...]:
+    """How many labels each class has."""
+    return tuple(np.bincount(labels_N, minlength=classes).tolist())
+
+
+def stable_order(count: int, salt: str) -> list[int]:
+    """The indices below `count`, shuffled by the SHA-256 of salt and index.
+
+    It depends on no library's random generator, so it never changes.
+    """
+    keys = [hashlib.sha256(f"{salt}:{index}".encode()).digest() for index in range(count)]
+    return sorted(range(count), key=keys.__getitem__)

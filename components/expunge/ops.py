@@ -1,0 +1,266 @@
+"""Every step as a Kubeflow component: all ports on one page, and each body only forwards.
+
+Only a function's source text travels to a container, so each body imports what it needs and names
+nothing of this module. A port `report` is the step's JSON report. A setting that may be absent is
+an empty list: the local runner cannot pass None on.
+"""
+
+# ruff: noqa: UP006, UP035, B006, D103
+# kfp reads `List` and mutable defaults from the signature; the docstrings below are its
+# descriptions.
+
+from functools import partial
+from typing import List, NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Model, Output
+
+from expunge import __version__
+
+# `expunge_pipelines.resources` puts a site's own image in its place.
+IMAGE = f"expunge:{__version__}-python3.11"
+
+step = partial(dsl.component, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
+
+
+@step
+def prepare_data(
+    dataset: Output[Dataset],
+    source: str,
+    image_size: int = 0,
+    splits: List[str] = ["train", "test"],
+):
+    """Turn a data source into a data set folder."""
+    from pathlib import Path
+
+    from expunge import environment
+    from expunge.config import PrepareDataConfig
+    from expunge.steps.prepare_data import prepare_data
+
+    config = PrepareDataConfig(source, environment.data_root(), image_size, tuple(splits))
+    prepare_data(config, Path(dataset.path))
+
+
+@step
+def train(
+    dataset: Input[Dataset],
+    model: Output[Model],
+    report: Output[Artifact],
+    name: str,
+    arch: str,
+    epochs: int = 20,
+    batch_size: int = 128,
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    schedule: str = "cosine",
+    t_mix: float = 0.1,
+    seed: int = 0,
+    without: List[int] = [],
+    weights: str = "",
+    init_from: str = "",
+    precision: str = "auto",
+    augment: str = "auto",
+    processes: int = 1,
+    workers: int = 2,
+):
+    """Train a classifier with mnemonic codes mixed in; resumes where a killed run stopped."""
+    from pathlib import Path
+
+    from expunge import artifacts, environment, registry
+    from expunge.config import TrainConfig
+    from expunge.steps.train import train
+
+    config = TrainConfig(
+        arch=arch,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        t_mix=t_mix,
+        seed=seed,
+        without=tuple(without),
+        weights=weights,
+        init_from=init_from,
+        precision=precision,
+        augment=augment,
+        processes=processes,
+        workers=workers,
+    )
+    outcome = train(
+        config,
+        Path(dataset.path),
+        Path(model.path),
+        checkpoints=environment.checkpoint_root(),
+        on_epoch=registry.epoch_logger(name),
+    )
+    artifacts.write_json(Path(report.path), outcome)
+
+
+@step
+def load_version(
+    model: Output[Model],
+    name: str,
+    version: int = 0,
+    classes: List[int] = [],
+) -> NamedTuple(
+    "Loaded", [("version", int), ("uri", str), ("source", str), ("image_size", int)]
+):
+    """Fetch a registered version (0: the champion) that can forget the classes."""
+    from pathlib import Path
+
+    from expunge.steps.load_version import Loaded, load_version
+
+    found: Loaded = load_version(name, version, Path(model.path), classes)
+    return (found.version, found.uri, found.source, found.image_size)
+
+
+@step
+def compute_fim(
+    model: Input[Model],
+    fisher: Output[Artifact],
+    report: Output[Artifact],
+    classes: List[int] = [],
+):
+    """Fisher information on the codes: the total, or what forgetting the classes needs."""
+    from pathlib import Path
+
+    from expunge import artifacts
+    from expunge.steps.compute_fim import compute_fim
+
+    outcome = compute_fim(Path(model.path), Path(fisher.path), classes=classes)
+    artifacts.write_json(Path(report.path), outcome)
+
+
+@step
+def perturb(
+    model: Input[Model],
+    fisher: Input[Artifact],
+    unlearned: Output[Model],
+    report: Output[Artifact],
+    classes: List[int],
+    parent: str,
+    rule: str = "auto",
+    lambdas: List[float] = [],
+    budget: float = 0.015,
+):
+    """Forget the classes: one change of the weights, chosen on the codes alone."""
+    from pathlib import Path
+
+    from expunge import artifacts
+    from expunge.config import PerturbConfig
+    from expunge.steps.perturb import perturb
+
+    config = PerturbConfig(tuple(classes), rule, tuple(lambdas), budget)
+    outcome = perturb(
+        config, Path(model.path), Path(fisher.path), Path(unlearned.path), parent=parent
+    )
+    artifacts.write_json(Path(report.path), outcome)
+
+
+@step
+def export_onnx(model: Input[Model], onnx: Output[Model], report: Output[Artifact]):
+    """Write a model as one ONNX graph that takes raw pixels."""
+    from pathlib import Path
+
+    from expunge import artifacts
+    from expunge.steps.export_onnx import export_onnx
+
+    outcome = export_onnx(Path(model.path), Path(onnx.path))
+    artifacts.write_json(Path(report.path), outcome)
+
+
+@step
+def validate(
+    dataset: Input[Dataset],
+    model: Input[Model],
+    onnx: Input[Model],
+    report: Output[Artifact],
+    base: Input[Model] = None,
+    classes: List[int] = [],
+    forget_error: float = 0.95,
+    budget: float = 0.015,
+    worst_drop: float = 0.06,
+    chance_factor: float = 3.0,
+    onnx_atol: float = 1e-5,
+) -> bool:
+    """The gate: measure a model, or an unlearned one against its base; true when it passed."""
+    from pathlib import Path
+
+    from expunge import artifacts
+    from expunge.config import GateConfig
+    from expunge.steps.validate import validate
+
+    config = GateConfig(forget_error, budget, worst_drop, chance_factor, onnx_atol)
+    outcome = validate(
+        config,
+        Path(dataset.path),
+        Path(model.path),
+        Path(onnx.path),
+        base=Path(base.path) if base else None,
+        classes=classes,
+    )
+    artifacts.write_json(Path(report.path), outcome)
+    return outcome["passed"]
+
+
+@step
+def record(
+    kind: str,
+    name: str,
+    validation: Input[Artifact],
+    export: Input[Artifact],
+    work: Input[Artifact],
+):
+    """Log the reports into the pipeline's MLflow run, whatever the gate said."""
+    from pathlib import Path
+
+    from expunge.steps.record import record
+
+    reports = {"validation": validation, "export": export, "work": work}
+    record(kind, name, {key: Path(port.path) for key, port in reports.items()}, {})
+
+
+@step
+def register(
+    kind: str,
+    name: str,
+    model: Input[Model],
+    fisher: Input[Artifact],
+    onnx: Input[Model],
+    validation: Input[Artifact],
+) -> int:
+    """Register what the gate let pass as a new version, and return its number."""
+    from pathlib import Path
+
+    from expunge.steps.register import register
+
+    paths = [Path(port.path) for port in (model, fisher, onnx, validation)]
+    return register(name, kind, *paths)["version"]
+
+
+@step
+def promote(name: str, version: int, expected: int = 0):
+    """Make a version the champion, if the champion is still the expected one (0: none)."""
+    from expunge.steps.promote import promote
+
+    promote(name, version, expected or None)
+
+
+STEPS = {
+    component.name.replace("-", "_"): component
+    for component in (
+        prepare_data,
+        train,
+        load_version,
+        compute_fim,
+        perturb,
+        export_onnx,
+        validate,
+        record,
+        register,
+        promote,
+    )
+}

@@ -1,0 +1,54 @@
+"""Runs and registered versions, in MLflow; the only package that imports it, and only when called.
+
+An expunge version is an MLflow model version whose flavour is ONNX, whose artifacts hold a model
+folder (`expunge.artifacts`) and whose tags start with `expunge.`. The alias `champion` serves,
+`previous` is what it replaced.
+"""
+
+from expunge.registry.aliases import erased_classes, promote, rollback
+from expunge.registry.registration import register
+from expunge.registry.runs import (
+    attached_run,
+    epoch_logger,
+    log_epoch,
+    log_report,
+    pipeline_run,
+    read_artifact,
+)
+from expunge.registry.store import prepared_uri
+from expunge.registry.versions import (
+    CHAMPION,
+    PREVIOUS,
+    Version,
+    download,
+    export_file,
+    has_model,
+    model_info,
+    models,
+    resolve,
+    versions,
+)
+
+__all__ = [
+    "CHAMPION",
+    "PREVIOUS",
+    "Version",
+    "attached_run",
+    "download",
+    "epoch_logger",
+    "erased_classes",
+    "export_file",
+    "has_model",
+    "log_epoch",
+    "log_report",
+    "model_info",
+    "models",
+    "pipeline_run",
+    "prepared_uri",
+    "promote",
+    "read_artifact",
+    "register",
+    "resolve",
+    "rollback",
+    "versions",
+]

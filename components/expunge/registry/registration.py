@@ -1,0 +1,163 @@
+"""Register a version: an ONNX model that any MLflow client serves, with the model folder inside."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import expunge
+from expunge.artifacts import (
+    CODES,
+    ONNX,
+    WEIGHTS,
+    ModelInfo,
+    load_model_info,
+    opaque_name,
+    sha256_file,
+)
+from expunge.errors import OperationalError, UserError
+from expunge.registry.store import check_name, connect, store_errors
+from expunge.registry.versions import FILES, KIND_TAG, Version, digest_tag, resolve, versions
+
+KINDS = ("train", "forget")
+REQUIREMENTS = ("onnx", "onnxruntime", "numpy")
+
+
+@store_errors("register a version")
+def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind: str) -> Version:
+    """Register the model folder, with its Fisher total and ONNX file, as a new version of `name`.
+
+    `tags` are the caller's own (`expunge.gate`, `expunge.grade`, ...); digests, lineage, forgotten
+    indices and the code's version are added. The same weights from the same run are registered
+    once: called again, it returns the version that is there. The version appears last, in one
+    transaction with its tags, so that a failure before it leaves none.
+
+    Raises:
+        UserError: a file is missing, or `kind` or `name` is not known or usable.
+        OperationalError: the folder still holds the code or the name of a forgotten class.
+    """
+    if kind not in KINDS:
+        raise UserError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
+    check_name(name)
+    missing = [file for file in FILES if not (folder / file).is_file()]
+    if missing:
+        raise UserError(f"{folder} holds no {', '.join(missing)}; run the steps that write them")
+    info = load_model_info(folder)
+    _check_forgotten(info, folder)
+    every = {**tags, **_tags(run_id, info, folder, kind)}
+    client = connect()
+    again = _registered(run_id, name, every)
+    if again is not None:
+        return again
+    with _logged_model(client, run_id, name, folder, info) as model_id:
+        _ensure_model(client, name)
+        made = client.create_model_version(
+            name, f"models:/{model_id}", run_id, tags=every, model_id=model_id
+        )
+    return resolve(name, int(made.version))
+
+
+def _registered(run_id: str, name: str, tags: Mapping[str, str]) -> Version | None:
+    key = digest_tag(WEIGHTS)
+    for entry in versions(name):
+        if entry.run_id == run_id and entry.tags.get(key) == tags[key]:
+            return entry
+    return None
+
+
+def _check_forgotten(info: ModelInfo, folder: Path) -> None:
+    """A version holds neither the code nor the name of a class that it forgot."""
+    from safetensors import safe_open
+
+    with safe_open(folder / CODES, framework="numpy") as file:
+        coded = {int(index) for index in file.get_tensor("classes_K")}
+    for index in info.forgotten:
+        if info.class_names[index] != opaque_name(index):
+            raise OperationalError(f"the model forgot class {index} and still holds its name")
+        if index in coded:
+            raise OperationalError(f"the model forgot class {index} and still holds its code")
+
+
+def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, str]:
+    tags = {digest_tag(file): sha256_file(folder / file) for file in FILES}
+    tags |= {f"expunge.data.{split}": digest for split, digest in info.data_digests.items()}
+    tags |= {
+        KIND_TAG: kind,
+        "expunge.code_version": expunge.__version__,
+        "expunge.forgotten": ",".join(str(index) for index in sorted(info.forgotten)),
+        "expunge.run_id": run_id,
+        "expunge.source": info.source,
+    }
+    if info.parent is not None:
+        tags["expunge.base"] = info.parent
+        base, _, number = info.parent.rpartition("/")
+        for entry in versions(base):
+            if str(entry.version) == number:
+                tags["expunge.base_weights"] = entry.tags[digest_tag(WEIGHTS)]
+    return tags
+
+
+@contextmanager
+def _logged_model(
+    client: Any, run_id: str, name: str, folder: Path, info: ModelInfo
+) -> Iterator[str]:
+    """Upload everything as a logged model of the run; it is deleted again if the body raises."""
+    experiment = client.get_run(run_id).info.experiment_id
+    model_id = client.create_logged_model(experiment, name=name, source_run_id=run_id).model_id
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            flavoured = Path(scratch) / "model"
+            _save_flavour(flavoured, folder, info, run_id, model_id)
+            client.log_model_artifacts(model_id, str(flavoured))
+        client.finalize_logged_model(model_id, "READY")
+        from mlflow.entities import LoggedModelOutput
+
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        yield model_id
+    except BaseException:
+        with suppress(Exception):  # the failure itself is what the user needs to read
+            client.delete_logged_model(model_id)
+        raise
+
+
+def _save_flavour(path: Path, folder: Path, info: ModelInfo, run_id: str, model_id: str) -> None:
+    """MLflow's ONNX flavour at `path`, with the files of `folder` beside it, byte for byte."""
+    import mlflow.onnx
+    import numpy as np
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    try:
+        graph = onnx.load(folder / ONNX)
+    except DecodeError as error:
+        raise UserError(f"{folder / ONNX} is no ONNX model; run export_onnx again") from error
+
+    channels, height, width = info.input_shape
+    images = TensorSpec(np.dtype("uint8"), (-1, height, width, channels))
+    probabilities = TensorSpec(np.dtype("float32"), (-1, len(info.class_names)), "probabilities")
+    mlflow.onnx.save_model(
+        graph,
+        str(path),
+        mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
+        signature=ModelSignature(inputs=Schema([images]), outputs=Schema([probabilities])),
+        pip_requirements=[f"{lib}=={importlib.metadata.version(lib)}" for lib in REQUIREMENTS],
+        onnx_execution_providers=["CPUExecutionProvider"],  # asking for CUDA warns without one
+        save_as_external_data=False,
+    )
+    for file in FILES:
+        shutil.copyfile(folder / file, path / file)
+
+
+def _ensure_model(client: Any, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except Exception as error:
+        if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -1,0 +1,212 @@
+"""The connection to MLflow: quiet, quick to say that a server is down, and without secrets in it.
+
+Importing mlflow takes 1 to 2 s; the first use of an SQLite store about 1 s, new or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import sqlite3
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from expunge import environment
+from expunge.errors import ExpungeError, OperationalError, UserError
+
+# What the user set comes first. A server that answers is retried twice, not for MLflow's minutes.
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "1",  # seconds; a small pipeline is over in 10
+}
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+CONNECT_SECONDS = 5.0  # a TCP handshake takes two round trips at most; 5 s cover any network
+CONNECT_TRIES = 2
+SQLITE = "sqlite:///"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+
+def check_name(name: str) -> str:
+    """The name, if MLflow takes it for a registered model, an experiment and a logged model."""
+    if NAME.fullmatch(name) is None:
+        raise UserError(
+            f"the model name {name!r} is not usable; expected up to 100 letters, digits, '-' and "
+            "'_', the first one a letter or a digit"
+        )
+    return name
+
+
+def connect() -> Any:
+    """An `MlflowClient` on `environment.tracking_uri()`, which becomes mlflow's own as well.
+
+    Raises:
+        OperationalError: the server or database cannot be reached, or the SQLite file is none.
+    """
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    uri = environment.tracking_uri()
+    path = _sqlite_path(uri)
+    if path is None:
+        _check_reachable(uri)
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # it prints a traceback for an error that is raised as well
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    with store_errors("open the store"):
+        if path is not None:
+            _check_sqlite(path)
+        mlflow.set_tracking_uri(uri)
+        return mlflow.MlflowClient()
+
+
+def prepared_uri() -> str:
+    """The tracking URI, its store made ready: what `mlflow server` is given."""
+    connect()
+    return environment.tracking_uri()
+
+
+def experiment_id(client: Any, model: str) -> str:
+    """The experiment `expunge/<model>`, made when it is not there yet.
+
+    On a local SQLite store its artifacts lie under `environment.artifact_root()`; a server decides
+    for itself.
+    """
+    name = f"expunge/{check_name(model)}"
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        local = _sqlite_path(environment.tracking_uri()) is not None
+        location = f"{environment.artifact_root()}/{model}" if local else None
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except Exception as error:
+            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                raise
+            known = client.get_experiment_by_name(name)  # another process was first
+    return str(known.experiment_id)
+
+
+def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+    """All results of one of MLflow's searches."""
+    token = None
+    while True:
+        page = search(**query, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def redacted(text: str) -> str:
+    """The text with user names, passwords and query strings cut out of its addresses."""
+    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"://[^/\s@'\"]+@", "://", text))
+
+
+@contextmanager
+def store_errors(doing: str) -> Iterator[None]:
+    """Turn what MLflow and the stores under it raise into one `OperationalError` with the URI."""
+    try:
+        yield
+    except ExpungeError:
+        raise
+    except Exception as error:
+        if not isinstance(error, _error_types()):
+            raise
+        reason = redacted(str(error).strip().splitlines()[0] if str(error).strip() else repr(error))
+        uri = redacted(environment.tracking_uri())
+        raise OperationalError(f"MLflow at {uri} could not {doing}: {reason}") from error
+
+
+def _error_types() -> tuple[type[Exception], ...]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    types: tuple[type[Exception], ...] = (MlflowException, SQLAlchemyError, OSError, sqlite3.Error)
+    if "boto3" in sys.modules:  # an artifact store on S3, without a server between
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        types = (*types, Boto3Error, BotoCoreError, ClientError)
+    return types
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
+
+
+def _check_reachable(uri: str) -> None:
+    """A TCP handshake, unless a proxy stands between: it answers in seconds where MLflow waits."""
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if parts.hostname is None or scheme not in PORTS:
+        return
+    if scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        return
+    for left in reversed(range(CONNECT_TRIES)):
+        try:
+            address = (parts.hostname, parts.port or PORTS[scheme])
+            socket.create_connection(address, CONNECT_SECONDS).close()
+        except OSError as error:
+            if left == 0:
+                raise OperationalError(
+                    f"MLflow at {redacted(uri)} cannot be reached ({error}); start it, or check "
+                    "MLFLOW_TRACKING_URI"
+                ) from error
+            time.sleep(1)
+        else:
+            return
+
+
+def _check_sqlite(path: Path) -> None:
+    """Make the store if it is new; else see that it is a database, or MLflow tries for 100 s."""
+    if not path.exists():
+        _make_sqlite(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA schema_version")
+
+
+def _make_sqlite(path: Path) -> None:
+    """Make a migrated store beside `path` and link it there: whole, or not at all.
+
+    A process that is killed among the hundred migrations leaves nothing that the next one takes
+    for a store. Nothing is lost with an unfinished file, so it is not synced at each migration,
+    which is most of the time: 6 s become 1 s.
+    """
+    import mlflow
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def unsynced(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
+        fresh = Path(folder) / path.name
+        event.listen(Engine, "connect", unsynced)
+        try:
+            mlflow.MlflowClient(f"{SQLITE}{fresh}").search_experiments(max_results=1)
+        finally:
+            event.remove(Engine, "connect", unsynced)
+        with fresh.open("rb") as file:
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(fresh)
+        except FileExistsError:
+            return  # another process was first
+        except OSError:  # a file system without hard links
+            fresh.replace(path)

@@ -1,0 +1,227 @@
+"""Registered versions: what there is, which one is meant, and a copy of it as a model folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from expunge.artifacts import (
+    CODES,
+    FISHER,
+    MODEL,
+    ONNX,
+    WEIGHTS,
+    ModelInfo,
+    load_model_info,
+    sha256_file,
+)
+from expunge.errors import OperationalError, UserError
+from expunge.registry.store import check_name, connect, pages, store_errors
+
+CHAMPION, PREVIOUS = "champion", "previous"
+# a version's files, and the ends of the tags that hold the SHA-256 of each
+FILES = {MODEL: "info", WEIGHTS: "weights", CODES: "codes", FISHER: "fim_total", ONNX: "onnx"}
+DIGEST_TAG = "expunge.sha256."
+KIND_TAG = "expunge.kind"  # every version of ours has it, and no other
+
+
+def digest_tag(file: str) -> str:
+    """The tag that holds the SHA-256 of one of a version's files."""
+    return DIGEST_TAG + FILES[file]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version. `source` is its data's; `forgotten` are class indices, rising."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    created: str  # ISO 8601, UTC
+    run_id: str
+    source: str
+    forgotten: tuple[int, ...]
+    parent: str | None  # "NAME/VERSION"
+    grade: str
+    kind: str  # "train" or "forget"
+    tags: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        """What any MLflow client loads it by."""
+        return f"models:/{self.name}/{self.version}"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of its files: info, weights, codes, fim_total and onnx."""
+        return {end: self.tags.get(digest_tag(file), "") for file, end in FILES.items()}
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it has ever been champion."""
+        return self.tags.get("expunge.promoted") == "true"
+
+
+def parse_classes(text: str) -> tuple[int, ...]:
+    """The class indices of a tag such as "3,5"; an empty one has none."""
+    return tuple(int(index) for index in text.split(",") if index)
+
+
+@store_errors("list the models")
+def models() -> list[Version]:
+    """Every expunge version of every model: by name, the newest first."""
+    client = connect()
+    registered = {entry.name: entry for entry in pages(client.search_registered_models)}
+    return _expunge_versions(client, registered, "")
+
+
+@store_errors("list the versions")
+def versions(name: str) -> list[Version]:
+    """Every expunge version of one model, the newest first; none for an unknown model."""
+    client = connect()
+    check_name(name)
+    query = f"name = '{name}'"
+    found = pages(client.search_registered_models, filter_string=query)
+    return _expunge_versions(client, {entry.name: entry for entry in found}, query)
+
+
+def _expunge_versions(client: Any, registered: Mapping[str, Any], query: str) -> list[Version]:
+    found = [
+        _version(entry, registered[entry.name])
+        for entry in pages(client.search_model_versions, filter_string=query)
+        if KIND_TAG in entry.tags and entry.name in registered
+    ]
+    return sorted(found, key=lambda entry: (entry.name, -entry.version))
+
+
+def _version(entry: Any, registered: Any) -> Version:
+    number, tags = int(entry.version), dict(entry.tags)
+    aliases = [alias for alias, target in registered.aliases.items() if int(target) == number]
+    created = datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC)
+    return Version(
+        name=entry.name,
+        version=number,
+        aliases=tuple(sorted(aliases)),
+        created=created.isoformat(timespec="seconds"),
+        run_id=entry.run_id or "",
+        source=tags.get("expunge.source", ""),
+        forgotten=parse_classes(tags.get("expunge.forgotten", "")),
+        parent=tags.get("expunge.base"),
+        grade=tags.get("expunge.grade", ""),
+        kind=tags[KIND_TAG],
+        tags=tags,
+    )
+
+
+def resolve(name: str, version: int | None = None) -> Version:
+    """The version that is meant; the champion where none is given.
+
+    Raises:
+        UserError: there is no such model or version, the model has no champion, or the version was
+            registered by something else.
+    """
+    found = versions(name)
+    for entry in found:
+        if entry.version == version or (version is None and CHAMPION in entry.aliases):
+            return entry
+    if version is not None and exists(name, version):
+        raise UserError(
+            f"version {version} of {name!r} was not registered by expunge (it has no {MODEL}); "
+            f"use one of {_numbers(found)}"
+        )
+    if not found:
+        known = ", ".join(dict.fromkeys(entry.name for entry in models())) or "none yet"
+        raise UserError(
+            f"there is no model {name!r} (known: {known}); make it with `expunge train {name}`"
+        )
+    if version is None:
+        raise UserError(
+            f"model {name!r} has no champion among its versions {_numbers(found)}; "
+            "name one of them, or train it anew"
+        )
+    raise UserError(f"model {name!r} has no version {version}; use one of {_numbers(found)}")
+
+
+def _numbers(found: list[Version]) -> str:
+    return ", ".join(str(entry.version) for entry in reversed(found)) or "none yet"
+
+
+@store_errors("read a version")
+def exists(name: str, version: int) -> bool:
+    """Whether MLflow knows such a version, whoever registered it."""
+    found = pages(connect().search_model_versions, filter_string=f"name = '{name}'")
+    return any(int(entry.version) == version for entry in found)
+
+
+def has_model(name: str) -> bool:
+    """Whether there is a version of ours under this name."""
+    return bool(versions(name))
+
+
+@store_errors("read a version")
+def model_info(version: Version) -> ModelInfo:
+    """The version's `model.json` alone, without its weights.
+
+    Raises:
+        UserError: the version holds none.
+    """
+    import mlflow
+
+    connect()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            mlflow.artifacts.download_artifacts(f"{version.uri}/{MODEL}", dst_path=folder)
+        except Exception as error:
+            if (Path(folder) / MODEL).exists():
+                raise
+            raise UserError(
+                f"{version.uri} holds no {MODEL} ({error}); it is no version of expunge"
+            ) from error
+        return load_model_info(Path(folder))
+
+
+@store_errors("download a version")
+def download(version: Version, folder: Path) -> None:
+    """Copy the version's files into `folder`, each checked against the digest in its tag.
+
+    Raises:
+        UserError: the version holds no model folder.
+        OperationalError: a file is missing or is not the one that was registered.
+    """
+    import mlflow
+
+    connect()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as fresh:
+        got = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=fresh))
+        if not (got / MODEL).is_file():
+            raise UserError(f"{version.uri} holds no {MODEL}; it is no version of expunge")
+        for name in FILES:
+            expected = version.tags.get(digest_tag(name), "")
+            actual = sha256_file(got / name) if (got / name).is_file() else "missing"
+            if actual != expected:
+                raise OperationalError(
+                    f"{name} of {version.uri} is not what was registered: its SHA-256 is {actual} "
+                    f"and the version's tag says {expected or 'nothing'}; do not use this version"
+                )
+        for name in FILES:
+            shutil.move(got / name, folder / name)
+
+
+@store_errors("export a version's ONNX file")
+def export_file(version: Version, folder: Path) -> Path:
+    """Copy the version's ONNX file to `<folder>/<name>-<version>.onnx` and return that path."""
+    import mlflow
+
+    connect()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as fresh:
+        got = mlflow.artifacts.download_artifacts(f"{version.uri}/{ONNX}", dst_path=fresh)
+        target = folder / f"{version.name}-{version.version}.onnx"
+        Path(got).replace(target)
+    return target

@@ -1,0 +1,13 @@
+"""Write a model folder as one ONNX file."""
+
+from pathlib import Path
+from typing import Any
+
+
+def export_onnx(model: Path, onnx: Path) -> dict[str, Any]:
+    """Export the model in folder `model` to the file `onnx`; its digest and size as the report."""
+    from expunge import export
+    from expunge.artifacts import load_model
+
+    digest = export.export_onnx(load_model(model), onnx)
+    return {"sha256": digest, "bytes": onnx.stat().st_size}

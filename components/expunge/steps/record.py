@@ -1,0 +1,54 @@
+"""Log the reports of a pipeline's steps into its MLflow run."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def record(
+    kind: str, name: str, reports: Mapping[str, Path], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Log the JSON reports, by the name of the step that wrote each, into the attached run.
+
+    Numbers become metrics `<step>/<key>`, at any depth, and lists of numbers by index; texts and
+    truths become tags `expunge.<step>.<key>`; each report is kept whole as artifact `<step>.json`.
+    A report named `validation` also gives `check/<name>` and `threshold/<name>` for each check of
+    the gate and the tags `gate` (passed or rejected), `gate.failed` and `expunge.grade`.
+    """
+    from expunge import registry
+    from expunge.artifacts import read_json
+
+    metrics: dict[str, float] = {}
+    tags: dict[str, str] = {}
+    for step, path in reports.items():
+        report = read_json(path)
+        if step == "validation":
+            checks = report.pop("checks")
+            metrics |= {f"check/{check['name']}": float(check["value"]) for check in checks}
+            metrics |= {f"threshold/{check['name']}": float(check["threshold"]) for check in checks}
+            failed = [check["name"] for check in checks if not check["passed"]]
+            tags["gate"] = "passed" if report["passed"] else "rejected"
+            tags["gate.failed"] = ",".join(failed)
+            tags["expunge.grade"] = report["grade"]
+        for key, value in _leaves(step, report):
+            if isinstance(value, (bool, str)):
+                tags[f"expunge.{key.replace('/', '.')}"] = str(value)
+            else:
+                metrics[key] = float(value)
+    run_id = registry.attached_run(name, kind)
+    files = {f"{step}.json": path for step, path in reports.items()}
+    registry.log_report(run_id, params, metrics, tags, files)
+    return {"run_id": run_id, "metrics": len(metrics), "gate": tags.get("gate")}
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, bool | str | float]]:
+    """The numbers, texts and truths under `value`; of lists the numbers alone, and no nulls."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _leaves(f"{key}/{name}", inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            if isinstance(inner, (int, float)) and not isinstance(inner, bool):
+                yield f"{key}/{index}", inner
+    elif value is not None:
+        yield key, value

@@ -1,0 +1,44 @@
+"""Register what the gate let pass."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import RefusedError
+
+
+def register(
+    name: str, kind: str, model: Path, fisher: Path, onnx: Path, validation: Path
+) -> dict[str, Any]:
+    """Register folders `model` and `fisher` and file `onnx`, if report `validation` says passed.
+
+    Raises:
+        RefusedError: the report says that the gate rejected the model.
+    """
+    from expunge import registry
+    from expunge.artifacts import CODES, FISHER, MODEL, ONNX, WEIGHTS, read_json
+
+    report = read_json(validation)
+    if not report["passed"]:
+        failed = [check["name"] for check in report["checks"] if not check["passed"]]
+        raise RefusedError(
+            f"the gate rejected this model of {name!r} ({', '.join(failed)}); nothing is registered"
+        )
+    sources = {part: model / part for part in (MODEL, WEIGHTS, CODES)}
+    sources |= {FISHER: fisher / FISHER, ONNX: onnx}
+    tags = {"expunge.gate": "passed", "expunge.grade": str(report["grade"])}
+    run_id = registry.attached_run(name, kind)
+    with tempfile.TemporaryDirectory() as folder:
+        for part, path in sources.items():
+            if path.is_file():  # the registry names those that are missing
+                shutil.copyfile(path, Path(folder) / part)
+        version = registry.register(run_id, name, Path(folder), tags, kind)
+    return {
+        "model": version.name,
+        "version": version.version,
+        "uri": version.uri,
+        "run_id": version.run_id,
+        "forgotten": list(version.forgotten),
+        "grade": version.grade,
+    }

@@ -1,0 +1,154 @@
+"""The gate's step: measure a model on test data and on its codes, and check it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expunge import artifacts, export
+from expunge.artifacts import StoredModel
+from expunge.config import GateConfig
+from expunge.core import gate, metrics
+from expunge.core.training import normalise
+from expunge.data.batches import Share, Split, open_split
+from expunge.errors import UserError
+from expunge.steps.device import best_device
+
+BATCH = 256
+
+
+def validate(
+    config: GateConfig,
+    dataset: Path,
+    model: Path,
+    onnx: Path,
+    *,
+    base: Path | None = None,
+    classes: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Check a trained model, or with `base` and `classes` an unlearned one against its base.
+
+    Accuracies are those of the float32 model on the test split; the ONNX file `onnx`, which is
+    what will serve, is compared with it on every test image. The grade of a forget that passed is
+    "suppressed": nothing here looks deeper than the outputs.
+
+    Raises:
+        UserError: the data set does not fit the model, or has no test image of a class it needs.
+    """
+    info = artifacts.load_dataset_info(dataset)
+    unlearned = artifacts.load_model(model)
+    original = artifacts.load_model(base) if base else unlearned
+    _check_fit(info, unlearned)
+    split = open_split(dataset, info, "test", torch.device("cpu"))
+    parity = export.parity(
+        unlearned, onnx, (images.numpy() for images, _ in split.eval_batches(BATCH, Share()))
+    )
+    labels_N = split.labels_N
+    num_classes = len(unlearned.info.class_names)
+    samples = torch.bincount(labels_N, minlength=num_classes).tolist()
+    after = _accuracies(torch.from_numpy(parity.predictions_N), labels_N, num_classes)
+    report: dict[str, Any] = {
+        "classes": sorted(classes),
+        "data_digest": info.splits["test"].digest,
+        "samples": samples,
+    }
+    if base is None:
+        trained = unlearned.info.retained
+        _need_samples(info.source, samples, trained)
+        right = sum(after[i] * samples[i] for i in trained)
+        checks = gate.train_checks(
+            code_accuracy=_codes_right(unlearned, unlearned).mean().item(),
+            test_accuracy=right / sum(samples[i] for i in trained),
+            test_samples=sum(samples[i] for i in trained),
+            num_classes=len(trained),
+            chance_factor=config.chance_factor,
+        )
+        report["after"] = {"test_accuracy": checks[1].value, "per_class": after}
+    else:
+        erased = original.info.forgotten
+        retained = [i for i in original.info.retained if i not in classes]
+        _need_samples(info.source, samples, [*classes, *retained])
+        before = _accuracies(_predictions(original, split), labels_N, num_classes)
+        right_K = _codes_right(unlearned, original)
+        chosen_K = torch.isin(original.codes.classes_K, torch.tensor(list(classes)))
+        checks = gate.forget_checks(
+            before=before,
+            after=after,
+            samples=samples,
+            forget=classes,
+            erased=[i for i in erased if samples[i]],
+            forget_error=config.forget_error,
+            budget=config.budget,
+            worst_drop=config.worst_drop,
+            codes_forgotten=1 - right_K[chosen_K].mean().item(),
+            codes_retained=right_K[~chosen_K].mean().item(),
+        )
+        for key, accuracies in (("before", before), ("after", after)):
+            report[key] = _paper_metrics(accuracies, samples, classes, retained)
+    checks += gate.parity_checks(
+        parity.max_abs_difference, parity.equal_argmax, config.onnx_atol
+    )
+    passed = all(check.passed for check in checks)
+    grade = "suppressed" if base else "trained"
+    return report | {
+        "checks": [check.as_row() for check in checks],
+        "passed": passed,
+        "grade": grade if passed else "failed",
+    }
+
+
+def _paper_metrics(
+    accuracies: Sequence[float], samples: Sequence[int], forget: Sequence[int], retain: Sequence[int]
+) -> dict[str, Any]:
+    """E_F, the lowest of the forgotten classes', and A_R over all samples of the retained ones."""
+    right = sum(accuracies[i] * samples[i] for i in retain)
+    return {
+        "forget_error": 1 - max(accuracies[i] for i in forget),
+        "retain_accuracy": right / sum(samples[i] for i in retain),
+        "per_class": list(accuracies),
+    }
+
+
+def _accuracies(predictions_N: Tensor, labels_N: Tensor, num_classes: int) -> list[float]:
+    """Accuracy by class; 0 for a class without samples, which no check then reads."""
+    accuracy_C = metrics.class_accuracy(predictions_N, labels_N, num_classes)
+    return [float(value) for value in accuracy_C.nan_to_num(0.0)]
+
+
+def _predictions(stored: StoredModel, split: Split) -> Tensor:
+    """The class that the model gives each test image, computed on the best device."""
+    device = best_device()
+    mean_C, std_C = (torch.tensor(row, device=device) for row in (stored.info.mean, stored.info.std))
+    batches = (
+        normalise(images_NHWC.to(device), mean_C, std_C)
+        for images_NHWC, _ in split.eval_batches(BATCH, Share())
+    )
+    return metrics.predict(stored.module.to(device), batches).argmax(1).cpu()
+
+
+def _codes_right(judged: StoredModel, owner: StoredModel) -> Tensor:
+    """1.0 for each of the owner's codes that the judged model classifies right, else 0.0."""
+    with torch.no_grad():
+        predictions_K = judged.module(owner.codes.images_KCHW).argmax(1)
+    return (predictions_K == owner.codes.classes_K).double()
+
+
+def _check_fit(info: artifacts.DatasetInfo, stored: StoredModel) -> None:
+    if info.input_shape != stored.info.input_shape:
+        raise UserError(
+            f"images of {info.source} are {info.input_shape} (C, H, W) and the model takes "
+            f"{stored.info.input_shape}; use the data that it was trained on"
+        )
+    if len(info.class_names) != len(stored.info.class_names):
+        raise UserError(
+            f"{info.source} has {len(info.class_names)} classes and the model "
+            f"{len(stored.info.class_names)}; use the data that it was trained on"
+        )
+
+
+def _need_samples(source: str, samples: Sequence[int], classes: Sequence[int]) -> None:
+    empty = [i for i in classes if not samples[i]]
+    if empty:
+        raise UserError(f"{source} has no test image of classes {empty}; nothing can be measured")

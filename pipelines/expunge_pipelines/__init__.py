@@ -1,0 +1,1 @@
+"""The pipelines of expunge and the command that runs them."""

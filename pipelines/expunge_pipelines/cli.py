@@ -1,0 +1,267 @@
+"""The command. The only module that prints and that ends the process."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from expunge import __version__, environment
+from expunge.config import AUGMENTATIONS, PRECISIONS, RULES, SCHEDULES, GateConfig, TrainConfig
+from expunge.errors import ExpungeError, RefusedError
+from expunge_pipelines import show
+
+REJECTED = RefusedError.exit_code
+_AS_JSON = "expunge.as_json"
+
+
+class Rejected(Exception):
+    """The gate said no. The result is printed already; only the exit code is left."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; every error becomes one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        cli.main(given, prog_name="expunge", standalone_mode=False)
+    except Rejected:
+        return REJECTED
+    except ExpungeError as error:
+        return _fail(str(error), error.exit_code, given)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2, given)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; nothing was promoted", 130, given)
+    except Exception as error:  # the last place that can turn a bug into one line
+        if os.environ.get("EXPUNGE_DEBUG"):
+            traceback.print_exc()
+        kind = type(error).__name__
+        return _fail(f"{kind}: {error} (EXPUNGE_DEBUG=1 shows where)", 3, given)
+    return 0
+
+
+def _fail(message: str, code: int, given: Sequence[str]) -> int:
+    line = " ".join(message.split())
+    print(f"expunge: {line}", file=sys.stderr)
+    if "--json" in given:
+        print(json.dumps({"error": line, "exit_code": code}))
+    return code
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."
+    )(command)
+
+
+def _gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The thresholds of a forget, handed on as one `GateConfig`."""
+    defaults = GateConfig()
+
+    @click.option(
+        "--budget",
+        type=float,
+        default=defaults.budget,
+        show_default=True,
+        help="Retained accuracy that forgetting may cost, a fraction.",
+    )
+    @click.option(
+        "--forget-error",
+        type=float,
+        default=defaults.forget_error,
+        show_default=True,
+        help="Lowest error on a forgotten class that passes the gate.",
+    )
+    @click.option(
+        "--worst-drop",
+        type=float,
+        default=defaults.worst_drop,
+        show_default=True,
+        help="Largest drop of a retained class that passes the gate.",
+    )
+    @wraps(command)
+    def wrapped(budget: float, forget_error: float, worst_drop: float, **options: Any) -> Any:
+        gate = GateConfig(forget_error=forget_error, budget=budget, worst_drop=worst_drop)
+        return command(gate=gate, **options)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="expunge")
+def cli() -> None:
+    """Train an image classifier so that it can forget a class, and forget it in one shot.
+
+    State lies in EXPUNGE_HOME (.expunge by default); MLFLOW_TRACKING_URI names a shared store.
+    Exit codes: 0 done, 1 a considered no (the gate rejects, a rollback is refused), 2 a mistake in
+    the request, 3 a failure around it.
+    """
+
+
+@cli.command()
+@_json_option
+def demo(as_json: bool) -> None:
+    """Train on the embedded digits, forget a class, validate and promote."""
+    from expunge_pipelines.demo import run_demo
+
+    result = run_demo(on_start=show.step_started)
+    show.result(result, as_json, show.demo)
+    if not result["forget"]["passed"]:
+        raise Rejected
+
+
+_RECIPE = TrainConfig(arch="mlp")
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--data", "source", required=True, help="digits, mnist, folder:PATH, s3://... ")
+@click.option("--arch", required=True, help="mlp, resnet20, resnet18-cifar or torchvision's name.")
+@click.option("--image-size", default=0, show_default=True, help="Resize; 0 keeps the size.")
+@click.option("--epochs", default=_RECIPE.epochs, show_default=True)
+@click.option("--batch-size", default=_RECIPE.batch_size, show_default=True)
+@click.option("--lr", "learning_rate", default=_RECIPE.learning_rate, show_default=True)
+@click.option("--momentum", default=_RECIPE.momentum, show_default=True)
+@click.option("--weight-decay", default=_RECIPE.weight_decay, show_default=True)
+@click.option("--schedule", type=click.Choice(SCHEDULES), default=_RECIPE.schedule)
+@click.option("--t-mix", default=_RECIPE.t_mix, show_default=True, help="Share of codes.")
+@click.option("--seed", default=_RECIPE.seed, show_default=True)
+@click.option("--without", default="", help="Classes to leave out: 3,5 or names.")
+@click.option("--weights", default="", help="Pretrained: torchvision's name, or a file.")
+@click.option("--init-from", default="", help="An existing classifier: models:/NAME/1 or a file.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=_RECIPE.precision)
+@click.option("--augment", type=click.Choice(AUGMENTATIONS), default=_RECIPE.augment)
+@click.option("--processes", default=_RECIPE.processes, show_default=True, help="One GPU each.")
+@click.option("--workers", default=_RECIPE.workers, show_default=True, help="Decoding processes.")
+@click.option("--chance-factor", default=3.0, show_default=True, help="Test accuracy over chance.")
+@_json_option
+def train(
+    name: str,
+    source: str,
+    image_size: int,
+    without: str,
+    chance_factor: float,
+    as_json: bool,
+    **recipe: Any,
+) -> None:
+    """Train a new version of model NAME with mnemonic codes, and promote it if the gate passes."""
+    config, gate = TrainConfig(**recipe), GateConfig(chance_factor=chance_factor)
+    from expunge_pipelines import jobs
+
+    result = jobs.train(
+        name,
+        source,
+        config,
+        image_size=image_size,
+        gate=gate,
+        without=_listed(without),
+        on_start=show.step_started,
+    )
+    show.result(result, as_json, show.training)
+    if not result["passed"]:
+        raise Rejected
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--classes", required=True, help="Classes to forget: 3,5 or names.")
+@click.option("--rule", type=click.Choice(RULES), default="auto", show_default=True)
+@click.option("--lambda1", type=float, help="The paper's, with --rule paper; else chosen.")
+@click.option("--lambda2", type=float, help="The paper's, with --rule paper; else chosen.")
+@click.option("--base-version", type=int, help="The version to start from; the champion if not.")
+@click.option("--dry-run", is_flag=True, help="Validate, and register nothing.")
+@_gate_options
+@_json_option
+def forget(
+    name: str,
+    classes: str,
+    rule: str,
+    lambda1: float | None,
+    lambda2: float | None,
+    base_version: int | None,
+    dry_run: bool,
+    gate: GateConfig,
+    as_json: bool,
+) -> None:
+    """Forget classes of model NAME in one shot; promote the result if the gate passes."""
+    from expunge_pipelines import jobs
+
+    result = jobs.forget(
+        name,
+        _listed(classes),
+        rule=rule,
+        lambdas=tuple(value for value in (lambda1, lambda2) if value is not None),
+        gate=gate,
+        base_version=base_version,
+        dry_run=dry_run,
+        on_start=show.step_started,
+    )
+    show.result(result, as_json, show.forgetting)
+    if not result["passed"]:
+        raise Rejected
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_json_option
+def models(name: str | None, as_json: bool) -> None:
+    """List the versions of all models, or of NAME."""
+    from expunge_pipelines import jobs
+
+    show.result(jobs.list_models(name), as_json, show.models)
+
+
+@cli.command()
+@click.argument("name")
+@_json_option
+def rollback(name: str, as_json: bool) -> None:
+    """Make the previous champion of NAME the champion again, unless it remembers too much."""
+    from expunge_pipelines import jobs
+
+    show.result(jobs.rollback(name), as_json, show.rolled_back)
+
+
+@cli.command("compile")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@_json_option
+def compile_command(folder: Path, as_json: bool) -> None:
+    """Write the pipelines and their components as YAML into FOLDER."""
+    from expunge_pipelines.client import compile_all
+
+    show.result({"files": compile_all(folder)}, as_json, show.compiled)
+
+
+@cli.command()
+@click.option("--port", default=5000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+def ui(port: int, host: str) -> None:
+    """Open the MLflow UI on this state; it runs until Ctrl-C."""
+    from expunge import registry
+
+    uri = registry.prepared_uri()
+    click.echo(f"MLflow UI of {environment.home()} at http://{host}:{port}", err=True)
+    server = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    server += ["--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    sys.stderr.flush()
+    os.execv(server[0], server)  # noqa: S606 (our own interpreter, no shell)
+
+
+def _listed(text: str) -> list[str]:
+    return [part for part in (piece.strip() for piece in text.split(",")) if part]
+
+
+if __name__ == "__main__":
+    run()

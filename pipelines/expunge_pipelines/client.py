@@ -1,0 +1,35 @@
+"""Compile the pipelines and their components to YAML."""
+
+from pathlib import Path
+
+from expunge.errors import OperationalError
+
+
+def compile_all(folder: Path) -> list[str]:
+    """Write `train.yaml`, `forget.yaml` and `components/<step>.yaml` into `folder`.
+
+    The same code gives the same bytes. Returns the paths written.
+
+    Raises:
+        OperationalError: the folder cannot be written.
+    """
+    from kfp.compiler import Compiler
+
+    from expunge.ops import STEPS
+    from expunge_pipelines.forget import forget_pipeline
+    from expunge_pipelines.train import train_pipeline
+
+    files = {"train": train_pipeline, "forget": forget_pipeline}
+    files |= {f"components/{name}": component for name, component in STEPS.items()}
+    written = []
+    try:
+        for name, definition in files.items():
+            path = folder / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Compiler().compile(definition, str(path))
+            written.append(str(path))
+    except OSError as error:
+        raise OperationalError(
+            f"{folder} cannot be written ({error}); check its permissions and the disk's space"
+        ) from error
+    return written

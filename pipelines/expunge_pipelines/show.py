@@ -1,0 +1,179 @@
+"""Tables for people: results on stdout, progress on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Result = Mapping[str, Any]
+
+
+def step_started(step: str) -> None:
+    """Say on stderr that a step begins."""
+    print(f"  {step} ...", file=sys.stderr, flush=True)
+
+
+def result(value: Result, as_json: bool, table: Callable[[Console, Result], None]) -> None:
+    """Print a result as one JSON document, or as `table` lays it out."""
+    if as_json:
+        print(json.dumps(value, indent=2, allow_nan=False))
+    else:
+        table(Console(highlight=False, soft_wrap=True), value)
+
+
+def training(console: Console, value: Result) -> None:
+    """What the train pipeline gave."""
+    outcome = f"version {value['version']}" if value["version"] else "no version"
+    console.print(
+        f"\n[bold]{value['model']}[/bold]: trained, test accuracy "
+        f"{_percent(value['after']['test_accuracy'])}, {outcome}"
+    )
+    if value["erased"]:
+        console.print(f"Left out, since this model has erased them: {_list(value['erased'])}")
+    _checks(console, value)
+    _verdict(console, value)
+
+
+def forgetting(console: Console, value: Result) -> None:
+    """What the forget pipeline gave."""
+    console.print(
+        f"\n[bold]{value['model']}[/bold] version {value['base_version']}: forget "
+        f"{_list(value['classes'])} by rule {value['rule']}"
+    )
+    _accuracies(console, value)
+    _checks(console, value)
+    _verdict(console, value)
+
+
+def demo(console: Console, value: Result) -> None:
+    """What the demonstration gave, where the time went, and what to look at."""
+    forgetting(console, value["forget"])
+    _times(console, value)
+    name = value["model"]
+    console.print("\nWhat to look at next")
+    if value["onnx"]:
+        console.print(f"  the unlearned model as ONNX    {value['onnx']}")
+    console.print(f"  its versions and their grades  expunge models {name}")
+    console.print("  runs, checks and artifacts     expunge ui")
+    console.print(f"  forget two more                expunge forget {name} --classes 5,8")
+    console.print(f"  serve it                       mlflow models serve -m models:/{name}@champion")
+
+
+def models(console: Console, value: Result) -> None:
+    """The versions of the registry."""
+    table = _table("model", "version", "alias", "kind", "grade", "forgotten", "made from", "created")
+    for row in value["models"]:
+        table.add_row(
+            row["model"],
+            str(row["version"]),
+            ", ".join(row["aliases"]),
+            row["kind"],
+            row["grade"],
+            _list(row["forgotten"]),
+            row["parent"] or "",
+            row["created"],
+        )
+    console.print(table if value["models"] else "No model yet: expunge demo makes one.")
+
+
+def rolled_back(console: Console, value: Result) -> None:
+    """Which version serves again."""
+    console.print(
+        f"{value['model']}: version {value['version']} is champion again, "
+        f"{value['replaced']} is previous"
+    )
+
+
+def compiled(console: Console, value: Result) -> None:
+    """The files written."""
+    for path in value["files"]:
+        console.print(path)
+
+
+def _accuracies(console: Console, value: Result) -> None:
+    table = _table("class", "before", "after", "change")
+    before, after = value["before"], value["after"]
+    for index, pair in enumerate(zip(before["per_class"], after["per_class"], strict=True)):
+        gone = index in value["classes"]
+        label = f"{index} (forgotten)" if gone else str(index)
+        style = "bold red" if gone else None
+        table.add_row(label, *(_percent(part) for part in pair), _change(*pair), style=style)
+    table.add_section()
+    for label, key in (("forget error E_F", "forget_error"), ("retained A_R", "retain_accuracy")):
+        pair = (before[key], after[key])
+        table.add_row(label, *(_percent(part) for part in pair), _change(*pair))
+    console.print(table)
+
+
+def _checks(console: Console, value: Result) -> None:
+    table = _table("check", "value", "", "threshold", "samples", "verdict")
+    for check in value["checks"]:
+        verdict = "[green]passed[/green]" if check["passed"] else "[bold red]FAILED[/bold red]"
+        table.add_row(
+            check["name"],
+            f"{check['value']:.4g}",
+            check["compare"],
+            f"{check['threshold']:.4g}",
+            str(check["samples"] or ""),
+            verdict,
+        )
+    console.print(table)
+
+
+def _verdict(console: Console, value: Result) -> None:
+    if not value["passed"]:
+        failed = [check["name"] for check in value["checks"] if not check["passed"]]
+        console.print(
+            f"[bold red]Rejected[/bold red] by the gate ({', '.join(failed)}): nothing is "
+            "registered, and the champion is as it was."
+        )
+    elif value.get("dry_run"):
+        console.print("The gate passed. A dry run registers nothing.")
+    else:
+        console.print(
+            f"[green]Passed[/green]: version {value['version']} is champion, graded "
+            f"{value['grade']}."
+        )
+    if value["grade"] == "suppressed":
+        console.print(
+            "Suppressed: its outputs forget. Whether its inner layers do was not checked."
+        )
+
+
+def _times(console: Console, value: Result) -> None:
+    table = _table("step", "train", "forget")
+    train, forget = value["train"], value["forget"]
+    steps = list(dict.fromkeys([*train["seconds"], *forget["seconds"]]))
+    for step in steps:
+        cells = (_seconds(job["seconds"].get(step)) for job in (train, forget))
+        table.add_row(step, *cells)
+    table.add_section()
+    table.add_row("all", *(_seconds(job["total_seconds"]) for job in (train, forget)))
+    console.print("\nWhere the time went, in seconds")
+    console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _change(before: float, after: float) -> str:
+    return f"{100 * (after - before):+.1f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _list(indices: Sequence[int]) -> str:
+    return ", ".join(str(index) for index in indices)

@@ -1,0 +1,21 @@
+"""Fixtures for every test: state in a temporary folder, and data that is too large for the tree."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _temporary_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with `MNIST/raw/`, from EXPUNGE_TEST_DATA or beside the repository."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("EXPUNGE_TEST_DATA") or beside)
+    if not (folder / "MNIST" / "raw").is_dir():
+        pytest.skip(f"{folder} holds no MNIST/raw; set EXPUNGE_TEST_DATA to a folder that does")
+    return folder

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+from expunge import registry
+from expunge.artifacts import sha256_file
+from expunge.errors import RefusedError, UserError
+from expunge.steps.register import register
+from mlflow_store import save_tiny, save_tiny_fisher, tiny_model, write_validation
+
+pytest_plugins = ["mlflow_store"]
+
+
+def test_register_gathers_the_steps_files(
+    store: Path, tmp_path: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = registry.attached_run("shapes", "forget")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    model = save_tiny(tmp_path / "model", tiny_model(forgotten=(3,)))
+    fisher = save_tiny_fisher(tmp_path / "fisher")
+    validation = write_validation(tmp_path / "validation", passed=True)
+    report = register("shapes", "forget", model, fisher, tiny_onnx, validation)
+    assert report == {
+        "model": "shapes",
+        "version": 1,
+        "uri": "models:/shapes/1",
+        "run_id": run_id,
+        "forgotten": [3],
+        "grade": "suppressed",
+    }
+    digests = registry.resolve("shapes", 1).digests
+    assert digests["fim_total"] == sha256_file(fisher / "fim_total.safetensors")
+    assert digests["onnx"] == sha256_file(tiny_onnx)
+    assert register("shapes", "forget", model, fisher, tiny_onnx, validation) == report
+
+
+def test_register_refuses_what_the_gate_rejected(
+    store: Path, tmp_path: Path, tiny_onnx: Path
+) -> None:
+    model = save_tiny(tmp_path / "model", tiny_model(forgotten=(3,)))
+    fisher = save_tiny_fisher(tmp_path / "fisher")
+    rejected = write_validation(tmp_path / "rejected", passed=False)
+    with pytest.raises(RefusedError, match=r"rejected this model of 'shapes' \(forget_error\)"):
+        register("shapes", "forget", model, fisher, tiny_onnx, rejected)
+    passed = write_validation(tmp_path / "passed", passed=True)
+    with pytest.raises(UserError, match=r"holds no fim_total\.safetensors, model\.onnx"):
+        register("shapes", "forget", model, tmp_path, tmp_path / "absent", passed)
+    assert registry.models() == []
