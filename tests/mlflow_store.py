@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from expunge import registry
 from expunge.artifacts import Codes, ModelInfo, StoredModel, opaque_name, save_fisher, save_model
 from expunge.models import build_model

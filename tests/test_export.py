@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from expunge.artifacts import Codes, ModelInfo, StoredModel, save_model
 from expunge.errors import UserError
 from expunge.export import export_onnx, load_session, parity, predict_onnx

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow_store import Registrar, tiny_model
+
 from expunge import registry
 from expunge.artifacts import load_model, sha256_file
 from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.registry import store as connection
-from mlflow_store import Registrar, tiny_model
 
 pytest_plugins = ["mlflow_store"]
 
@@ -168,6 +169,7 @@ def test_registered_files_are_those_of_the_folder(registrar: Registrar, store: P
 def test_plain_mlflow_clients_load_the_champion(registrar: Registrar, tiny_onnx: Path) -> None:
     import mlflow
     import onnx
+
     from expunge.export import load_session, predict_onnx
 
     registrar("shapes")

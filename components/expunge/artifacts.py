@@ -22,6 +22,7 @@ import numpy as np
 from expunge.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from expunge.core.fisher import Fisher, ForgetTerms
@@ -169,9 +170,7 @@ def load_model_info(folder: Path) -> ModelInfo:
     return ModelInfo(input_shape=(channels, height, width), **rows, **raw)
 
 
-def save_model(
-    folder: Path, info: ModelInfo, state: Mapping[str, Tensor], codes: Codes
-) -> None:
+def save_model(folder: Path, info: ModelInfo, state: Mapping[str, Tensor], codes: Codes) -> None:
     """Write a model folder; equal inputs give equal bytes."""
     from safetensors.torch import save_file
 
@@ -240,8 +239,8 @@ def save_forget_terms(folder: Path, terms: ForgetTerms) -> None:
         save_file(rows, folder / f"{kind}.safetensors", metadata=how)
 
 
-def load_forget_terms(folder: Path) -> ForgetTerms:
-    """The terms of `save_forget_terms`."""
+def load_forget_terms(folder: Path, device: torch.device) -> ForgetTerms:
+    """The terms of `save_forget_terms`, on the device."""
     from safetensors import safe_open
     from safetensors.torch import load_file
 
@@ -249,5 +248,7 @@ def load_forget_terms(folder: Path) -> ForgetTerms:
 
     with safe_open(folder / "forget.safetensors", framework="pt") as file:
         how = {key: json.loads(value) for key, value in file.metadata().items()}
-    forget, retain, gradient = (load_file(folder / f"{kind}.safetensors") for kind in _TERMS)
+    forget, retain, gradient = (
+        load_file(folder / f"{kind}.safetensors", device=str(device)) for kind in _TERMS
+    )
     return ForgetTerms(forget, retain, gradient, **how)

@@ -34,7 +34,9 @@ def _classes(field: str, classes: Sequence[int]) -> None:
 class PrepareDataConfig:
     """Where the images come from and how large they become."""
 
-    source: str  # digits, mnist, fashion-mnist, cifar10, cifar100, folder:PATH or s3://bucket/prefix
+    source: (
+        str  # digits, mnist, fashion-mnist, cifar10, cifar100, folder:PATH or s3://bucket/prefix
+    )
     data_root: Path  # torchvision's files and downloads
     image_size: int = 0  # pixels of each side; 0 keeps the images' own size
     splits: tuple[str, ...] = ("train", "test")  # a forget needs only "test"

@@ -2,12 +2,9 @@
 
 Only a function's source text travels to a container, so each body imports what it needs and names
 nothing of this module. A port `report` is the step's JSON report. A setting that may be absent is
-an empty list: the local runner cannot pass None on.
+an empty list: the local runner cannot pass None on. Whole numbers inside a list arrive as floats,
+since kfp hands lists on as JSON, and are made whole again.
 """
-
-# ruff: noqa: UP006, UP035, B006, D103
-# kfp reads `List` and mutable defaults from the signature; the docstrings below are its
-# descriptions.
 
 from functools import partial
 from typing import List, NamedTuple
@@ -81,7 +78,7 @@ def train(
         schedule=schedule,
         t_mix=t_mix,
         seed=seed,
-        without=tuple(without),
+        without=tuple(int(index) for index in without),
         weights=weights,
         init_from=init_from,
         precision=precision,
@@ -106,15 +103,15 @@ def load_version(
     version: int = 0,
     classes: List[int] = [],
 ) -> NamedTuple(
-    "Loaded", [("version", int), ("uri", str), ("source", str), ("image_size", int)]
+    "Loaded", [("version", int), ("reference", str), ("source", str), ("image_size", int)]
 ):
     """Fetch a registered version (0: the champion) that can forget the classes."""
     from pathlib import Path
 
     from expunge.steps.load_version import Loaded, load_version
 
-    found: Loaded = load_version(name, version, Path(model.path), classes)
-    return (found.version, found.uri, found.source, found.image_size)
+    found: Loaded = load_version(name, version, Path(model.path), [int(index) for index in classes])
+    return (found.version, found.reference, found.source, found.image_size)
 
 
 @step
@@ -130,7 +127,9 @@ def compute_fim(
     from expunge import artifacts
     from expunge.steps.compute_fim import compute_fim
 
-    outcome = compute_fim(Path(model.path), Path(fisher.path), classes=classes)
+    outcome = compute_fim(
+        Path(model.path), Path(fisher.path), classes=[int(index) for index in classes]
+    )
     artifacts.write_json(Path(report.path), outcome)
 
 
@@ -153,7 +152,7 @@ def perturb(
     from expunge.config import PerturbConfig
     from expunge.steps.perturb import perturb
 
-    config = PerturbConfig(tuple(classes), rule, tuple(lambdas), budget)
+    config = PerturbConfig(tuple(int(index) for index in classes), rule, tuple(lambdas), budget)
     outcome = perturb(
         config, Path(model.path), Path(fisher.path), Path(unlearned.path), parent=parent
     )
@@ -200,7 +199,7 @@ def validate(
         Path(model.path),
         Path(onnx.path),
         base=Path(base.path) if base else None,
-        classes=classes,
+        classes=[int(index) for index in classes],
     )
     artifacts.write_json(Path(report.path), outcome)
     return outcome["passed"]

@@ -17,7 +17,6 @@ from expunge.errors import ExpungeError, RefusedError
 from expunge_pipelines import show
 
 REJECTED = RefusedError.exit_code
-_AS_JSON = "expunge.as_json"
 
 
 class Rejected(Exception):
@@ -49,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, code: int, given: Sequence[str]) -> int:
     line = " ".join(message.split())
-    print(f"expunge: {line}", file=sys.stderr)
+    click.echo(f"expunge: {line}", err=True)
     if "--json" in given:
-        print(json.dumps({"error": line, "exit_code": code}))
+        click.echo(json.dumps({"error": line, "exit_code": code}))
     return code
 
 

@@ -16,10 +16,11 @@ def compile_all(folder: Path) -> list[str]:
     from kfp.compiler import Compiler
 
     from expunge.ops import STEPS
-    from expunge_pipelines.forget import forget_pipeline
-    from expunge_pipelines.train import train_pipeline
+    from expunge_pipelines.forget import build_forget
+    from expunge_pipelines.resources import on_cluster
+    from expunge_pipelines.train import build_train
 
-    files = {"train": train_pipeline, "forget": forget_pipeline}
+    files = {"train": build_train(on_cluster), "forget": build_forget(on_cluster)}
     files |= {f"components/{name}": component for name, component in STEPS.items()}
     written = []
     try:

@@ -1,90 +1,93 @@
 """The forget pipeline: from a registered version to one that has forgotten classes."""
 
-# ruff: noqa: UP006, UP035, B006
-# kfp reads `List` and mutable defaults from the signature.
-
 from typing import List
 
 from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
-from expunge_pipelines.resources import placed
+from expunge_pipelines.resources import Place
 
 
-@dsl.pipeline(
-    name="expunge-forget",
-    description="Forget classes in one shot, validate, export, register and promote.",
-)
-def forget_pipeline(
-    name: str,
-    classes: List[int],
-    version: int = 0,
-    rule: str = "auto",
-    lambdas: List[float] = [],
-    budget: float = 0.015,
-    forget_error: float = 0.95,
-    worst_drop: float = 0.06,
-    onnx_atol: float = 1e-5,
-    dry_run: bool = False,
-) -> None:
-    """Nothing is registered unless the gate passes; a dry run ends there."""
-    base = placed(ops.load_version(name=name, version=version, classes=classes))
-    data = placed(
-        ops.prepare_data(
-            source=base.outputs["source"],
-            image_size=base.outputs["image_size"],
-            splits=["test"],
-        )
+def build_forget(place: Place) -> BaseComponent:
+    """The pipeline, with `place` giving each task its resources."""
+
+    @dsl.pipeline(
+        name="expunge-forget",
+        description="Forget classes in one shot, validate, export, register and promote.",
     )
-    terms = placed(ops.compute_fim(model=base.outputs["model"], classes=classes))
-    changed = placed(
-        ops.perturb(
-            model=base.outputs["model"],
-            fisher=terms.outputs["fisher"],
-            classes=classes,
-            parent=base.outputs["uri"],
-            rule=rule,
-            lambdas=lambdas,
-            budget=budget,
-        )
-    )
-    model = changed.outputs["unlearned"]
-    exported = placed(ops.export_onnx(model=model))
-    gate = placed(
-        ops.validate(
-            dataset=data.outputs["dataset"],
-            model=model,
-            onnx=exported.outputs["onnx"],
-            base=base.outputs["model"],
-            classes=classes,
-            forget_error=forget_error,
-            budget=budget,
-            worst_drop=worst_drop,
-            onnx_atol=onnx_atol,
-        )
-    )
-    recorded = placed(
-        ops.record(
-            kind="forget",
-            name=name,
-            validation=gate.outputs["report"],
-            export=exported.outputs["report"],
-            work=changed.outputs["report"],
-        )
-    )
-    passed = gate.outputs["Output"] == True  # noqa: E712 (kfp's condition)
-    with dsl.If(passed, "gate-passed"), dsl.If(dry_run == False, "not-a-dry-run"):  # noqa: E712
-        total = placed(ops.compute_fim(model=model)).after(recorded)
-        registered = placed(
-            ops.register(
-                kind="forget",
-                name=name,
-                model=model,
-                fisher=total.outputs["fisher"],
-                onnx=exported.outputs["onnx"],
-                validation=gate.outputs["report"],
+    def forget(
+        name: str,
+        classes: List[int],
+        version: int = 0,
+        rule: str = "auto",
+        lambdas: List[float] = [],
+        budget: float = 0.015,
+        forget_error: float = 0.95,
+        worst_drop: float = 0.06,
+        onnx_atol: float = 1e-5,
+        dry_run: bool = False,
+    ) -> None:
+        """Nothing is registered unless the gate passes; a dry run ends there."""
+        base = place(ops.load_version(name=name, version=version, classes=classes))
+        data = place(
+            ops.prepare_data(
+                source=base.outputs["source"],
+                image_size=base.outputs["image_size"],
+                splits=["test"],
             )
         )
-        placed(
-            ops.promote(name=name, version=registered.output, expected=base.outputs["version"])
+        terms = place(ops.compute_fim(model=base.outputs["model"], classes=classes))
+        changed = place(
+            ops.perturb(
+                model=base.outputs["model"],
+                fisher=terms.outputs["fisher"],
+                classes=classes,
+                parent=base.outputs["reference"],
+                rule=rule,
+                lambdas=lambdas,
+                budget=budget,
+            )
         )
+        model = changed.outputs["unlearned"]
+        exported = place(ops.export_onnx(model=model))
+        gate = place(
+            ops.validate(
+                dataset=data.outputs["dataset"],
+                model=model,
+                onnx=exported.outputs["onnx"],
+                base=base.outputs["model"],
+                classes=classes,
+                forget_error=forget_error,
+                budget=budget,
+                worst_drop=worst_drop,
+                onnx_atol=onnx_atol,
+            )
+        )
+        recorded = place(
+            ops.record(
+                kind="forget",
+                name=name,
+                validation=gate.outputs["report"],
+                export=exported.outputs["report"],
+                work=changed.outputs["report"],
+            )
+        )
+        passed = gate.outputs["Output"] == True  # noqa: E712 (kfp's condition)
+        with dsl.If(passed, "gate-passed"), dsl.If(dry_run == False, "not-a-dry-run"):  # noqa: E712
+            total = place(ops.compute_fim(model=model)).after(recorded)
+            registered = place(
+                ops.register(
+                    kind="forget",
+                    name=name,
+                    model=model,
+                    fisher=total.outputs["fisher"],
+                    onnx=exported.outputs["onnx"],
+                    validation=gate.outputs["report"],
+                )
+            )
+            place(
+                ops.promote(name=name, version=registered.output, expected=base.outputs["version"])
+            )
+
+    return forget

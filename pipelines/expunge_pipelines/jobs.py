@@ -52,10 +52,11 @@ def train(
         "onnx_atol": gate.onnx_atol,
         "expected": champion.version if champion else 0,
     }
-    from expunge_pipelines.train import train_pipeline
+    from expunge_pipelines.resources import anywhere
+    from expunge_pipelines.train import build_train
 
     with _tracked("train", name, arguments) as run_id:
-        run = run_locally(train_pipeline, arguments, on_start=on_start)
+        run = run_locally(build_train(anywhere), arguments, on_start=on_start)
     reports = _reports(run_id)
     validation = reports["validation"]
     return {
@@ -116,10 +117,11 @@ def forget(
         "onnx_atol": gate.onnx_atol,
         "dry_run": dry_run,
     }
-    from expunge_pipelines.forget import forget_pipeline
+    from expunge_pipelines.forget import build_forget
+    from expunge_pipelines.resources import anywhere
 
     with _tracked("forget", name, arguments) as run_id:
-        run = run_locally(forget_pipeline, arguments, on_start=on_start)
+        run = run_locally(build_forget(anywhere), arguments, on_start=on_start)
     reports = _reports(run_id)
     validation, work = reports["validation"], reports["work"]
     return {

@@ -1,14 +1,16 @@
 """What each task asks of a cluster: CPU, memory, GPU, shared memory, secrets, retries, caching.
 
-The local runner ignores all of it. Caching is on for the steps that are pure functions of their
+A local run asks for nothing (`anywhere`): it would sit through the pauses between retries. Caching is on for the steps that are pure functions of their
 inputs; it is off where the input is the world (a data source, the registry) or the step changes it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+Place = Callable[[PipelineTask], PipelineTask]
 GPU = "nvidia.com/gpu"
 
 
@@ -60,7 +62,12 @@ MLFLOW_KEYS = {
 }
 
 
-def placed(task: PipelineTask) -> PipelineTask:
+def anywhere(task: PipelineTask) -> PipelineTask:
+    """The task as it is, for a run on this machine."""
+    return task
+
+
+def on_cluster(task: PipelineTask) -> PipelineTask:
     """Give a task what `RESOURCES` has for its component; the task is returned for chaining."""
     wanted = RESOURCES[task.component_spec.name]
     task.set_cpu_request(wanted.cpu).set_memory_request(wanted.memory)

@@ -1,10 +1,10 @@
 """Tables for people: results on stdout, progress on stderr."""
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 
@@ -13,13 +13,13 @@ Result = Mapping[str, Any]
 
 def step_started(step: str) -> None:
     """Say on stderr that a step begins."""
-    print(f"  {step} ...", file=sys.stderr, flush=True)
+    click.echo(f"  {step} ...", err=True)
 
 
 def result(value: Result, as_json: bool, table: Callable[[Console, Result], None]) -> None:
     """Print a result as one JSON document, or as `table` lays it out."""
     if as_json:
-        print(json.dumps(value, indent=2, allow_nan=False))
+        click.echo(json.dumps(value, indent=2, allow_nan=False))
     else:
         table(Console(highlight=False, soft_wrap=True), value)
 
@@ -59,12 +59,16 @@ def demo(console: Console, value: Result) -> None:
     console.print(f"  its versions and their grades  expunge models {name}")
     console.print("  runs, checks and artifacts     expunge ui")
     console.print(f"  forget two more                expunge forget {name} --classes 5,8")
-    console.print(f"  serve it                       mlflow models serve -m models:/{name}@champion")
+    console.print(
+        f"  serve it                       mlflow models serve -m models:/{name}@champion"
+    )
 
 
 def models(console: Console, value: Result) -> None:
     """The versions of the registry."""
-    table = _table("model", "version", "alias", "kind", "grade", "forgotten", "made from", "created")
+    table = _table(
+        "model", "version", "alias", "kind", "grade", "forgotten", "made from", "created"
+    )
     for row in value["models"]:
         table.add_row(
             row["model"],

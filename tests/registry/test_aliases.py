@@ -1,8 +1,9 @@
 import pytest
+from mlflow_store import Registrar
+
 from expunge import registry
 from expunge.errors import RefusedError, UserError
 from expunge.registry import store as connection
-from mlflow_store import Registrar
 
 pytest_plugins = ["mlflow_store"]
 

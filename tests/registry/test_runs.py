@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from expunge import registry
 from expunge.errors import UserError
 from expunge.registry import store as connection

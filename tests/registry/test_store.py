@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from expunge import registry
 from expunge.errors import OperationalError
 

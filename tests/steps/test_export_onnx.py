@@ -2,9 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mlflow_store import save_tiny, tiny_model
+
 from expunge.artifacts import sha256_file
 from expunge.steps.export_onnx import export_onnx
-from mlflow_store import save_tiny, tiny_model
 
 pytest_plugins = ["mlflow_store"]
 

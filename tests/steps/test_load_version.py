@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+from mlflow_store import Registrar
+
 from expunge import registry
 from expunge.artifacts import load_model
 from expunge.errors import UserError
 from expunge.steps.load_version import load_version
-from mlflow_store import Registrar
 
 pytest_plugins = ["mlflow_store"]
 
@@ -15,7 +16,7 @@ def test_the_champion_comes_as_a_model_folder(registrar: Registrar, tmp_path: Pa
     registrar("shapes", 1, forgotten=(3,))
     registry.promote("shapes", 1, None)
     found = load_version("shapes", 0, tmp_path / "model")
-    assert found == (1, "models:/shapes/1", "digits", 4)
+    assert found == (1, "shapes/1", "digits", 4)
     assert load_model(tmp_path / "model").info.forgotten == (3,)
     assert load_version("shapes", 2, tmp_path / "other").version == 2
 

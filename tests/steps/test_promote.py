@@ -1,8 +1,9 @@
 import pytest
+from mlflow_store import Registrar
+
 from expunge import registry
 from expunge.errors import RefusedError
 from expunge.steps.promote import promote
-from mlflow_store import Registrar
 
 pytest_plugins = ["mlflow_store"]
 

@@ -2,10 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow_store import write_validation
+
 from expunge import registry
 from expunge.registry import store as connection
 from expunge.steps.record import record
-from mlflow_store import write_validation
 
 pytest_plugins = ["mlflow_store"]
 

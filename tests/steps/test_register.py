@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+from mlflow_store import save_tiny, save_tiny_fisher, tiny_model, write_validation
+
 from expunge import registry
 from expunge.artifacts import sha256_file
 from expunge.errors import RefusedError, UserError
 from expunge.steps.register import register
-from mlflow_store import save_tiny, save_tiny_fisher, tiny_model, write_validation
 
 pytest_plugins = ["mlflow_store"]
 

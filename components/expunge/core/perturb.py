@@ -10,12 +10,18 @@ from torch import Tensor
 
 from expunge.core.fisher import Fisher
 
+Change = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Ratio:
-    """F_f / F_r, elementwise, float64; `unbounded` counts the elements with F_r = 0 < F_f."""
+    """r = F_f / F_r, elementwise, float64, and the largest r of each tensor.
+
+    `unbounded` counts the elements with F_r = 0 < F_f.
+    """
 
     values: Fisher
+    largest: dict[str, float]
     unbounded: int
 
 
@@ -33,15 +39,16 @@ def importance_ratio(forget: Fisher, retain: Fisher) -> Ratio:
         count = int(infinite_W.sum())
         if count:
             unbounded += count
-            largest = ratio_W.masked_fill(infinite_W, 0).max()
-            ratio_W = ratio_W.masked_fill(infinite_W, float(largest))
+            finite = float(ratio_W.masked_fill(infinite_W, 0).max())
+            ratio_W = ratio_W.masked_fill(infinite_W, finite)
         values[name] = ratio_W
-    return Ratio(values, unbounded)
+    largest = {name: float(ratio_W.max()) for name, ratio_W in values.items()}
+    return Ratio(values, largest, unbounded)
 
 
 def paper_change(
     weights: dict[str, Tensor], ratio: Ratio, sign: int, lambda1: float, lambda2: float
-) -> dict[str, Tensor]:
+) -> Change:
     """d_W = sign * min(lambda1, lambda2 / max(r_W)) * r_W * W for each parameter tensor W.
 
     Source: Yamashita et al. (ACML 2024), equations 5 and 6. Zero lambdas change nothing.
@@ -49,13 +56,13 @@ def paper_change(
     change = {}
     for name, weight_W in weights.items():
         ratio_W = ratio.values[name]
-        largest = float(ratio_W.max())
+        largest = ratio.largest[name]
         scale = min(lambda1, lambda2 / largest) if largest > 0 else 0.0
         change[name] = (sign * scale * ratio_W).to(weight_W.dtype) * weight_W
     return change
 
 
-def natural_direction(gradient: dict[str, Tensor], retain: Fisher) -> dict[str, Tensor]:
+def natural_direction(gradient: dict[str, Tensor], retain: Fisher) -> Change:
     """A natural-gradient ascent direction on the forgotten codes, of norm 1 over all parameters.
 
     d_W = g_f / (F_r + mean(F_r over W)), then d / |d|: ascend the mean loss of the forgotten codes

@@ -9,7 +9,7 @@ class Loaded(NamedTuple):
     """Which version it is, and where the data is that it was trained on."""
 
     version: int
-    uri: str
+    reference: str  # NAME/VERSION, what a version made from it calls its parent
     source: str
     image_size: int  # the side of its images; 0 where they are not square
 
@@ -29,4 +29,9 @@ def load_version(name: str, version: int, model: Path, classes: Sequence[int] = 
     info = load_model_info(model)
     check_forgettable(info, classes)
     _, height, width = info.input_shape
-    return Loaded(found.version, found.uri, info.source, height if height == width else 0)
+    return Loaded(
+        found.version,
+        f"{found.name}/{found.version}",
+        info.source,
+        height if height == width else 0,
+    )

@@ -87,9 +87,7 @@ def validate(
         )
         for key, accuracies in (("before", before), ("after", after)):
             report[key] = _paper_metrics(accuracies, samples, classes, retained)
-    checks += gate.parity_checks(
-        parity.max_abs_difference, parity.equal_argmax, config.onnx_atol
-    )
+    checks += gate.parity_checks(parity.max_abs_difference, parity.equal_argmax, config.onnx_atol)
     passed = all(check.passed for check in checks)
     grade = "suppressed" if base else "trained"
     return report | {
@@ -100,7 +98,10 @@ def validate(
 
 
 def _paper_metrics(
-    accuracies: Sequence[float], samples: Sequence[int], forget: Sequence[int], retain: Sequence[int]
+    accuracies: Sequence[float],
+    samples: Sequence[int],
+    forget: Sequence[int],
+    retain: Sequence[int],
 ) -> dict[str, Any]:
     """E_F, the lowest of the forgotten classes', and A_R over all samples of the retained ones."""
     right = sum(accuracies[i] * samples[i] for i in retain)
@@ -120,7 +121,9 @@ def _accuracies(predictions_N: Tensor, labels_N: Tensor, num_classes: int) -> li
 def _predictions(stored: StoredModel, split: Split) -> Tensor:
     """The class that the model gives each test image, computed on the best device."""
     device = best_device()
-    mean_C, std_C = (torch.tensor(row, device=device) for row in (stored.info.mean, stored.info.std))
+    mean_C, std_C = (
+        torch.tensor(row, device=device) for row in (stored.info.mean, stored.info.std)
+    )
     batches = (
         normalise(images_NHWC.to(device), mean_C, std_C)
         for images_NHWC, _ in split.eval_batches(BATCH, Share())

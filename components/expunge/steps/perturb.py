@@ -1,0 +1,86 @@
+"""The step that forgets: one change of the weights."""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from expunge import artifacts
+from expunge.artifacts import Codes, ModelInfo
+from expunge.classes import check_forgettable
+from expunge.config import PerturbConfig
+from expunge.steps.device import best_device
+
+
+def perturb(
+    config: PerturbConfig, model: Path, fisher: Path, unlearned: Path, *, parent: str
+) -> dict[str, Any]:
+    """Forget `config.classes` of the model in folder `model` and write the result to `unlearned`.
+
+    `fisher` is the folder that `compute_fim` wrote for these classes, `parent` the NAME/VERSION of
+    the model. What is written holds neither the forgotten classes' codes nor their names.
+
+    Raises:
+        UserError: a class is unknown, forgotten already, or the last.
+    """
+    import torch
+
+    from expunge.core.calibrate import Trial, calibrate
+
+    stored = artifacts.load_model(model)
+    check_forgettable(stored.info, config.classes)
+    device = best_device()
+    terms = artifacts.load_forget_terms(fisher, device)
+    module = stored.module.to(device)
+    classes_K = stored.codes.classes_K.to(device)
+    codes_KCHW = stored.codes.images_KCHW.to(device)
+    forget_K = torch.isin(classes_K, torch.tensor(config.classes, device=device))
+    since = time.perf_counter()
+    choice = calibrate(
+        module,
+        codes_KCHW,
+        classes_K,
+        forget_K,
+        terms,
+        rule=config.rule,
+        lambdas=config.lambdas,
+        budget=config.budget,
+    )
+    calibrated = time.perf_counter()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.add_(choice.change[name])
+    applied = time.perf_counter()
+    kept_K = ~forget_K.cpu()
+    codes = Codes(stored.codes.images_KCHW[kept_K], stored.codes.classes_K[kept_K])
+    info = unlearned_info(stored.info, config.classes, parent)
+    artifacts.save_model(unlearned, info, module.state_dict(), codes)
+
+    def row(trial: Trial) -> dict[str, Any]:
+        values = dataclasses.asdict(trial) | {"lambdas": list(trial.lambdas)}
+        return {key: _finite(value) for key, value in values.items()}
+
+    return {
+        "classes": sorted(config.classes),
+        **row(choice.trial),
+        "sufficient": choice.sufficient,
+        "trials": [row(trial) for trial in choice.trials],
+        "calibration_seconds": calibrated - since,
+        "perturbation_seconds": applied - calibrated,
+    }
+
+
+def unlearned_info(info: ModelInfo, classes: tuple[int, ...], parent: str) -> ModelInfo:
+    """The description of the model without the classes: their names become opaque ids."""
+    forgotten = tuple(sorted({*info.forgotten, *classes}))
+    names = tuple(
+        artifacts.opaque_name(index) if index in forgotten else name
+        for index, name in enumerate(info.class_names)
+    )
+    return dataclasses.replace(info, class_names=names, forgotten=forgotten, parent=parent)
+
+
+def _finite(value: Any) -> Any:
+    """None for what JSON has no number for: a loss or a damage beyond all bounds."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
