@@ -1,3 +1,3 @@
-"""Train an image classifier so that it can forget classes later, in one shot and without its data."""
+"""Train an image classifier so that it can forget classes later: in one shot, without its data."""
 
 __version__ = "0.1.0"

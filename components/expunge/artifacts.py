@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,7 +46,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """`dataset.json`. `input_shape` is (C, H, W); `mean` and `std` are by channel, pixels in 0..1."""
+    """`dataset.json`. `input_shape` is (C, H, W); `mean`, `std`: by channel, of pixels / 255."""
 
     source: str
     class_names: tuple[str, ...]
@@ -81,7 +80,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Codes:
-    """Codes_KCHW and the class index of each, in rising order; only of classes that are retained."""
+    """Codes_KCHW and the class index of each, rising; of the retained classes only."""
 
     images_KCHW: Tensor
     classes_K: Tensor
@@ -106,7 +105,7 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_json(path: Path) -> Any:
@@ -133,13 +132,19 @@ def save_dataset_info(folder: Path, info: DatasetInfo) -> None:
 def load_dataset_info(folder: Path) -> DatasetInfo:
     """Read `dataset.json`."""
     raw = read_json(folder / DATASET)
-    splits = {
-        name: SplitInfo(split["images"], split["digest"], tuple(split["counts"]))
-        for name, split in raw.pop("splits").items()
-    }
-    channels, height, width = raw.pop("input_shape")
-    names = {key: tuple(raw.pop(key)) for key in ("class_names", "mean", "std")}
-    return DatasetInfo(splits=splits, input_shape=(channels, height, width), **names, **raw)
+    channels, height, width = raw["input_shape"]
+    return DatasetInfo(
+        source=raw["source"],
+        class_names=tuple(raw["class_names"]),
+        input_shape=(channels, height, width),
+        mean=tuple(raw["mean"]),
+        std=tuple(raw["std"]),
+        storage=raw["storage"],
+        splits={
+            name: SplitInfo(split["images"], split["digest"], tuple(split["counts"]))
+            for name, split in raw["splits"].items()
+        },
+    )
 
 
 def save_arrays(folder: Path, split: str, images_NHWC: np.ndarray, labels_N: np.ndarray) -> None:
@@ -147,7 +152,7 @@ def save_arrays(folder: Path, split: str, images_NHWC: np.ndarray, labels_N: np.
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {
+    arrays: dict[str, np.ndarray[Any, Any]] = {
         "images_NHWC": np.ascontiguousarray(images_NHWC, dtype=np.uint8),
         "labels_N": np.ascontiguousarray(labels_N, dtype=np.int64),
     }
@@ -165,9 +170,19 @@ def load_arrays(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def load_model_info(folder: Path) -> ModelInfo:
     """Read `model.json` alone, without torch."""
     raw = read_json(folder / MODEL)
-    channels, height, width = raw.pop("input_shape")
-    rows = {key: tuple(raw.pop(key)) for key in ("class_names", "mean", "std", "forgotten")}
-    return ModelInfo(input_shape=(channels, height, width), **rows, **raw)
+    channels, height, width = raw["input_shape"]
+    return ModelInfo(
+        arch=raw["arch"],
+        class_names=tuple(raw["class_names"]),
+        input_shape=(channels, height, width),
+        mean=tuple(raw["mean"]),
+        std=tuple(raw["std"]),
+        source=raw["source"],
+        data_digests=raw["data_digests"],
+        forgotten=tuple(raw["forgotten"]),
+        parent=raw["parent"],
+        settings=raw["settings"],
+    )
 
 
 def save_model(folder: Path, info: ModelInfo, state: Mapping[str, Tensor], codes: Codes) -> None:

@@ -49,7 +49,7 @@ class PrepareDataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe. Defaults are the paper's where it gives one (`shared` settings of its section 5)."""
+    """The recipe. Defaults are the paper's where it gives one for all data sets."""
 
     arch: str
     epochs: int = 20
@@ -104,7 +104,7 @@ class PerturbConfig:
         _within("budget", self.budget, 0, 0.99)
         if len(self.lambdas) not in (0, 2):
             raise UserError(
-                f"lambdas is {list(self.lambdas)}; expected lambda1 and lambda2 together, or neither"
+                f"lambdas is {list(self.lambdas)}; expected lambda1 and lambda2, or neither"
             )
         if self.lambdas and self.rule != "paper":
             raise UserError(f"lambda1 and lambda2 belong to rule paper; the rule is {self.rule!r}")

@@ -1,11 +1,11 @@
-"""Settings that come from the environment: where the state lies. Read at each call, never cached."""
+"""Where the state lies: settings from the environment, read at each call."""
 
 import os
 from pathlib import Path
 
 
 def home() -> Path:
-    """`EXPUNGE_HOME`, the folder of all local state; `.expunge` in the working folder by default."""
+    """`EXPUNGE_HOME`, the folder of all local state; `.expunge` where you work by default."""
     return Path(os.environ.get("EXPUNGE_HOME") or ".expunge").resolve()
 
 

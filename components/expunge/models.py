@@ -7,6 +7,7 @@ with a 3x3 stem and no max pooling. Any other name is one of torchvision's class
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(hidden, num_classes)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits_NC."""
         logits: Tensor = self.head(torch.sigmoid(self.hidden(images_NCHW.flatten(1))))
         return logits
 
@@ -60,7 +62,7 @@ class ResNet20(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 _Block(before, after, 2 if after != before else 1)
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
             )
         )
         self.head = nn.Linear(64, num_classes)
@@ -69,6 +71,7 @@ class ResNet20(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits_NC."""
         features = self.blocks(torch.relu(self.bn(self.conv(images_NCHW))))
         logits: Tensor = self.head(features.mean(dim=(2, 3)))
         return logits
@@ -108,7 +111,9 @@ def build_model(arch: str, input_shape: Sequence[int], num_classes: int) -> nn.M
         UserError: the name is unknown, or the architecture does not take such images.
     """
     build = ARCHITECTURES.get(arch, partial(_torchvision_model, arch))
-    return build(input_shape, num_classes).to(memory_format=torch.channels_last)
+    model: nn.Module = build(input_shape, num_classes)
+    model.to(memory_format=torch.channels_last)
+    return model
 
 
 def _torchvision_model(arch: str, input_shape: Sequence[int], num_classes: int) -> nn.Module:

@@ -26,7 +26,7 @@ def prepare_data(
     source: str,
     image_size: int = 0,
     splits: List[str] = ["train", "test"],
-):
+) -> None:
     """Turn a data source into a data set folder."""
     from pathlib import Path
 
@@ -60,7 +60,7 @@ def train(
     augment: str = "auto",
     processes: int = 1,
     workers: int = 2,
-):
+) -> None:
     """Train a classifier with mnemonic codes mixed in; resumes where a killed run stopped."""
     from pathlib import Path
 
@@ -104,7 +104,7 @@ def load_version(
     classes: List[int] = [],
 ) -> NamedTuple(
     "Loaded", [("version", int), ("reference", str), ("source", str), ("image_size", int)]
-):
+) -> None:
     """Fetch a registered version (0: the champion) that can forget the classes."""
     from pathlib import Path
 
@@ -120,7 +120,7 @@ def compute_fim(
     fisher: Output[Artifact],
     report: Output[Artifact],
     classes: List[int] = [],
-):
+) -> None:
     """Fisher information on the codes: the total, or what forgetting the classes needs."""
     from pathlib import Path
 
@@ -144,7 +144,7 @@ def perturb(
     rule: str = "auto",
     lambdas: List[float] = [],
     budget: float = 0.015,
-):
+) -> None:
     """Forget the classes: one change of the weights, chosen on the codes alone."""
     from pathlib import Path
 
@@ -160,7 +160,7 @@ def perturb(
 
 
 @step
-def export_onnx(model: Input[Model], onnx: Output[Model], report: Output[Artifact]):
+def export_onnx(model: Input[Model], onnx: Output[Model], report: Output[Artifact]) -> None:
     """Write a model as one ONNX graph that takes raw pixels."""
     from pathlib import Path
 
@@ -212,7 +212,7 @@ def record(
     validation: Input[Artifact],
     export: Input[Artifact],
     work: Input[Artifact],
-):
+) -> None:
     """Log the reports into the pipeline's MLflow run, whatever the gate said."""
     from pathlib import Path
 
@@ -241,7 +241,7 @@ def register(
 
 
 @step
-def promote(name: str, version: int, expected: int = 0):
+def promote(name: str, version: int, expected: int = 0) -> None:
     """Make a version the champion, if the champion is still the expected one (0: none)."""
     from expunge.steps.promote import promote
 

@@ -1,7 +1,8 @@
 """What each task asks of a cluster: CPU, memory, GPU, shared memory, secrets, retries, caching.
 
-A local run asks for nothing (`anywhere`): it would sit through the pauses between retries. Caching is on for the steps that are pure functions of their
-inputs; it is off where the input is the world (a data source, the registry) or the step changes it.
+A local run asks for nothing (`anywhere`): it would sit through the pauses between retries.
+Caching is on for the steps that are pure functions of their inputs; it is off where the input is
+the world (a data source, the registry) or the step changes it.
 """
 
 from collections.abc import Callable

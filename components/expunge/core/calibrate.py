@@ -7,10 +7,10 @@ the mean Kullback-Leibler divergence, in nats, over blends of codes: the codes t
 memorised and stay right long after test accuracy has suffered, the space between them does not.
 
 Two points of a path matter. It is *sufficient* where every forgotten code has at most the
-probability in `SUFFICIENT` left. It may go deeper, for as long as the damage stays within the budget b
-of retained accuracy, -log(1 - b) nats: what a model loses whose probability of each right answer
-falls by b. The rule with the least damage at its sufficient point is taken, then the deepest path
-of that rule. What is chosen is as deep as the budget allows, but never less than sufficient.
+probability in `SUFFICIENT` left. It may go deeper, for as long as the damage stays within the
+budget b of retained accuracy, -log(1 - b) nats: what a model loses whose probability of each right
+answer falls by b. The rule with the least damage at its sufficient point is taken, then the deepest
+path of that rule. What is chosen is as deep as the budget allows, but never less than sufficient.
 """
 
 import math
@@ -201,18 +201,18 @@ def _paper_paths(
     positive = [value for value in ratio.largest.values() if value > 0]
     if not positive:
         return []
-    return [
-        _Path(
+
+    def path(sign: int, bound: float) -> _Path:
+        return _Path(
             rule="paper",
             sign=sign,
             lambda2=bound,
             lowest=1e-3 / max(positive),  # no weight changes by more than a thousandth
             highest=bound / min(positive),  # beyond this lambda2 bounds every tensor
-            change=lambda s, sign=sign, bound=bound: paper_change(weights, ratio, sign, s, bound),
+            change=lambda strength: paper_change(weights, ratio, sign, strength, bound),
         )
-        for bound in bounds
-        for sign in (-1, 1)
-    ]
+
+    return [path(sign, bound) for bound in bounds for sign in (-1, 1)]
 
 
 def _natural_paths(terms: ForgetTerms) -> list[_Path]:

@@ -135,7 +135,7 @@ def _codes_right(judged: StoredModel, owner: StoredModel) -> Tensor:
     """1.0 for each of the owner's codes that the judged model classifies right, else 0.0."""
     with torch.no_grad():
         predictions_K = judged.module(owner.codes.images_KCHW).argmax(1)
-    return (predictions_K == owner.codes.classes_K).double()
+    return torch.eq(predictions_K, owner.codes.classes_K).double()
 
 
 def _check_fit(info: artifacts.DatasetInfo, stored: StoredModel) -> None:
