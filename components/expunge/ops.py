@@ -104,7 +104,7 @@ def load_version(
     classes: List[int] = [],
 ) -> NamedTuple(
     "Loaded", [("version", int), ("reference", str), ("source", str), ("image_size", int)]
-) -> None:
+):
     """Fetch a registered version (0: the champion) that can forget the classes."""
     from pathlib import Path
 
