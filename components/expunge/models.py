@@ -80,7 +80,7 @@ class ResNet20(nn.Module):
 def _resnet18_cifar(input_shape: Sequence[int], num_classes: int) -> nn.Module:
     from torchvision.models import resnet18
 
-    model = resnet18(num_classes=num_classes)
+    model: nn.Module = resnet18(num_classes=num_classes)
     model.conv1 = nn.Conv2d(input_shape[0], 64, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()

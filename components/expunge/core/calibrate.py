@@ -156,10 +156,15 @@ def calibrate(
     applied as it is, and only its sign is chosen: the one whose model does better on the codes.
 
     Raises:
-        ValueError: the rule is unknown, or lambdas are given for another rule than the paper's.
+        ValueError: the rule is unknown, lambdas are given for another rule than the paper's or are
+            not two, or the forgotten codes have no gradient that a rule could go by.
     """
-    if rule not in ("auto", "paper", "natural") or (lambdas and rule != "paper"):
-        raise ValueError(f"rule {rule!r} with lambdas {lambdas}; see the docstring")
+    known = rule in ("auto", "paper", "natural")
+    if not known or (lambdas and (rule != "paper" or len(lambdas) != 2)):
+        raise ValueError(
+            f"rule {rule!r} with lambdas {lambdas}; expected auto, paper or natural without any, "
+            "or paper with lambda1 and lambda2"
+        )
     with evaluation_mode(model):
         meter = _Meter(model, codes_KCHW, classes_K, forget_K)
         paths = [
@@ -170,6 +175,11 @@ def calibrate(
             ),
             *(_natural_paths(terms) if rule != "paper" else ()),
         ]
+        if not paths:
+            raise ValueError(
+                f"no rule of {rule!r} has a gradient to go by: that of the forgotten codes is zero "
+                "or not finite"
+            )
         if lambdas:
             tried = [(meter.trial(path, lambdas[0]), path) for path in paths]
             taken, path = max(tried, key=lambda pair: _standing(pair[0]))
@@ -180,17 +190,21 @@ def calibrate(
 
 def code_blends(codes_KCHW: Tensor) -> Tensor:
     """Midpoints of pairs of codes, `MAX_BLENDS` at most: each code with its next neighbour by
-    index, then with the one after, and so on, so that all codes take part alike.
+    index, then with the one after, and so on. A round that is more than there is room for takes
+    pairs at even distances, so that all codes take part alike.
     """
-    count = len(codes_KCHW)
+    count, room = len(codes_KCHW), MAX_BLENDS
     blends = []
     for shift in range(1, count // 2 + 1):
         # at half-way round, the second half of the pairs would repeat the first
         last = count // 2 if 2 * shift == count else count
-        blends.append((codes_KCHW + codes_KCHW.roll(-shift, dims=0))[:last] / 2)
-        if shift * count >= MAX_BLENDS:
+        taken = min(last, room)
+        rows = torch.arange(taken, device=codes_KCHW.device) * last // taken
+        blends.append((codes_KCHW[rows] + codes_KCHW[(rows + shift) % count]) / 2)
+        room -= taken
+        if not room:
             break
-    return torch.cat(blends)[:MAX_BLENDS].contiguous(memory_format=torch.channels_last)
+    return torch.cat(blends).contiguous(memory_format=torch.channels_last)
 
 
 def _paper_paths(
@@ -243,8 +257,6 @@ def _search(meter: _Meter, paths: list[_Path], limit: float) -> Choice:
     usable = [pair for pair in reached if pair[0].retained == 1] or reached
     if not usable:
         tried = [(meter.trial(path, path.highest), path) for path in paths]
-        if not tried:
-            raise ValueError("no rule has any gradient to go by; the codes are not memorised")
         taken, path = max(tried, key=lambda pair: _standing(pair[0]))
         return Choice(taken, path.change(taken.strength), tuple(meter.trials), sufficient=False)
     mildest = min(usable, key=lambda pair: pair[0].damage)[0]
