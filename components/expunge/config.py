@@ -9,6 +9,8 @@ from pathlib import Path
 
 from expunge.errors import UserError
 
+# Our own; any other name is one of torchvision's, which only `expunge.models` can check.
+ARCHITECTURES = ("mlp", "resnet20", "resnet18-cifar")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "none")
 AUGMENTATIONS = ("auto", "none", "flip", "crop-flip")

@@ -101,6 +101,17 @@ def architecture_names() -> list[str]:
     return [*ARCHITECTURES, *models.list_models(module=models)]
 
 
+def check_architecture(arch: str) -> None:
+    """Refuse a name that `build_model` does not know.
+
+    Raises:
+        UserError: the message lists the known ones.
+    """
+    known = architecture_names()
+    if arch not in known:
+        raise UserError(f"architecture {arch!r} is unknown; expected one of {', '.join(known)}")
+
+
 def build_model(arch: str, input_shape: Sequence[int], num_classes: int) -> nn.Module:
     """A freshly initialised model, in channels-last layout, for images of `input_shape` (C, H, W).
 
@@ -119,10 +130,7 @@ def build_model(arch: str, input_shape: Sequence[int], num_classes: int) -> nn.M
 def _torchvision_model(arch: str, input_shape: Sequence[int], num_classes: int) -> nn.Module:
     from torchvision import models
 
-    if arch not in models.list_models(module=models):
-        raise UserError(
-            f"architecture {arch!r} is unknown; expected one of {', '.join(architecture_names())}"
-        )
+    check_architecture(arch)
     if input_shape[0] != 3:
         raise UserError(
             f"{arch} takes RGB images and the data has {input_shape[0]} channel(s); "

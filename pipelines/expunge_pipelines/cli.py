@@ -2,48 +2,44 @@
 
 import json
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
 
 from expunge import __version__, environment
 from expunge.config import AUGMENTATIONS, PRECISIONS, RULES, SCHEDULES, GateConfig, TrainConfig
-from expunge.errors import ExpungeError, RefusedError
+from expunge.errors import ExpungeError, RefusedError, UserError
 from expunge_pipelines import show
 
-REJECTED = RefusedError.exit_code
-
-
-class Rejected(Exception):
-    """The gate said no. The result is printed already; only the exit code is left."""
+INTERRUPTED = (
+    "interrupted; `expunge models` shows what is champion, and a training that is started again "
+    "goes on from its last epoch"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; every error becomes one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        cli.main(given, prog_name="expunge", standalone_mode=False)
-    except Rejected:
-        return REJECTED
+        return cli.main(given, prog_name="expunge", standalone_mode=False) or 0
     except ExpungeError as error:
         return _fail(str(error), error.exit_code, given)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
     except click.ClickException as error:
-        return _fail(error.format_message(), 2, given)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; nothing was promoted", 130, given)
+        return _fail(error.format_message(), UserError.exit_code, given)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        return _fail(INTERRUPTED, 128 + _signal_of(stop), given)
     except Exception as error:  # the last place that can turn a bug into one line
         if os.environ.get("EXPUNGE_DEBUG"):
             traceback.print_exc()
         kind = type(error).__name__
         return _fail(f"{kind}: {error} (EXPUNGE_DEBUG=1 shows where)", 3, given)
-    return 0
 
 
 def _fail(message: str, code: int, given: Sequence[str]) -> int:
@@ -54,8 +50,19 @@ def _fail(message: str, code: int, given: Sequence[str]) -> int:
     return code
 
 
+def _signal_of(stop: BaseException) -> int:
+    """What interrupted; click puts an `Abort` in the place of a KeyboardInterrupt."""
+    cause = stop.__cause__ or stop
+    return int(cause.args[0]) if cause.args else signal.SIGINT
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
 def run() -> None:
-    """The console script."""
+    """The console script. A SIGTERM ends it as Ctrl-C does, with its steps and its MLflow run."""
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main())
 
 
@@ -111,14 +118,13 @@ def cli() -> None:
 
 @cli.command()
 @_json_option
-def demo(as_json: bool) -> None:
+def demo(as_json: bool) -> int:
     """Train on the embedded digits, forget a class, validate and promote."""
     from expunge_pipelines.demo import run_demo
 
     result = run_demo(on_start=show.step_started)
     show.result(result, as_json, show.demo)
-    if not result["forget"]["passed"]:
-        raise Rejected
+    return _gate_code(result["forget"])
 
 
 _RECIPE = TrainConfig(arch="mlp")
@@ -154,7 +160,7 @@ def train(
     chance_factor: float,
     as_json: bool,
     **recipe: Any,
-) -> None:
+) -> int:
     """Train a new version of model NAME with mnemonic codes, and promote it if the gate passes."""
     config, gate = TrainConfig(**recipe), GateConfig(chance_factor=chance_factor)
     from expunge_pipelines import jobs
@@ -169,8 +175,7 @@ def train(
         on_start=show.step_started,
     )
     show.result(result, as_json, show.training)
-    if not result["passed"]:
-        raise Rejected
+    return _gate_code(result)
 
 
 @cli.command()
@@ -193,7 +198,7 @@ def forget(
     dry_run: bool,
     gate: GateConfig,
     as_json: bool,
-) -> None:
+) -> int:
     """Forget classes of model NAME in one shot; promote the result if the gate passes."""
     from expunge_pipelines import jobs
 
@@ -208,8 +213,7 @@ def forget(
         on_start=show.step_started,
     )
     show.result(result, as_json, show.forgetting)
-    if not result["passed"]:
-        raise Rejected
+    return _gate_code(result)
 
 
 @cli.command()
@@ -256,6 +260,11 @@ def ui(port: int, host: str) -> None:
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     sys.stderr.flush()
     os.execv(server[0], server)  # noqa: S606 (our own interpreter, no shell)
+
+
+def _gate_code(result: Mapping[str, Any]) -> int:
+    """The exit code of a pipeline that came to its end: what the gate said."""
+    return 0 if result["passed"] else RefusedError.exit_code
 
 
 def _listed(text: str) -> list[str]:

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from expunge import classes as requests
-from expunge import registry
-from expunge.config import GateConfig, PerturbConfig, TrainConfig
+from expunge import environment, registry
+from expunge.config import (
+    ARCHITECTURES,
+    GateConfig,
+    PerturbConfig,
+    PrepareDataConfig,
+    TrainConfig,
+)
 from expunge.errors import UserError
 from expunge_pipelines.local import run_locally
 
@@ -38,6 +44,7 @@ def train(
         ExpungeError: the request is wrong, or a step failed. Nothing was promoted.
     """
     gate = gate or GateConfig()
+    _check_known(source, image_size, config.arch)
     known = registry.versions(name) if registry.has_model(name) else []
     champion = next((v for v in known if "champion" in v.aliases), None)
     erased = registry.erased_classes(name) if known else frozenset()
@@ -147,6 +154,18 @@ def forget(
 _TRAIN_FIELDS = tuple(f for f in TrainConfig.__dataclass_fields__ if f != "without")
 
 
+def _check_known(source: str, image_size: int, arch: str) -> None:
+    """End a request with a wrong word here, and not after an hour of downloads."""
+    from expunge.data.sources import find_loader
+
+    PrepareDataConfig(source, environment.data_root(), image_size)
+    find_loader(source)
+    if arch not in ARCHITECTURES:  # torch and torchvision take seconds, so for their names only
+        from expunge.models import check_architecture
+
+        check_architecture(arch)
+
+
 def absolute_source(source: str) -> str:
     """The source with a folder's path made absolute, since a version remembers where it was."""
     kind, _, path = source.partition(":")
@@ -177,7 +196,7 @@ def _tracked(kind: str, name: str, arguments: Mapping[str, Any]) -> Iterator[str
             yield run_id
         finally:
             if before is None:
-                del os.environ["MLFLOW_RUN_ID"]
+                os.environ.pop("MLFLOW_RUN_ID", None)
             else:
                 os.environ["MLFLOW_RUN_ID"] = before
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,12 @@ from expunge.errors import ExpungeError, OperationalError
 _COLOUR = re.compile(r"\x1b\[\d+m")
 _STARTED = re.compile(r"Executing task '([\w-]+)'")
 _ENDED = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
-_RAISED = re.compile(r"\s*expunge\.errors\.(\w+): (.*)")
-_MISSING_SPACE = "No space left on device"
+_OURS = re.compile(r"\s*expunge\.errors\.(\w+): (.*)")
+# The last line of any other traceback, and what the shell around a step says of a SIGKILL.
+_OTHER = re.compile(r"\s*(?:\w+\.)*([A-Z]\w*(?:Error|Exception)\b.*)")
+_KILLED = re.compile(r"\s*Killed\s*")
+_FULL_DISK = "No space left on device"
+PATIENCE = 10.0  # seconds that a step gets to end after SIGTERM; it has nothing to save
 
 
 @dataclass
@@ -30,15 +34,17 @@ class StepLog(io.TextIOBase):
 
     `seconds` has an entry for each step that ended, in order; a step that runs twice in a pipeline
     has its number behind its name, as kfp gives it. `raised` is the last error of ours that a step
-    ended with, rebuilt from the last line of its traceback.
+    ended with, rebuilt from the last line of its traceback, and `died` the last sign of another
+    end.
     """
 
     path: Path
     on_start: Callable[[str], None] = lambda _: None
     seconds: dict[str, float] = field(default_factory=dict)
     raised: ExpungeError | None = None
+    died: str = ""
+    step: str = ""
     _partial: str = ""
-    _step: str = ""
     _since: float = 0.0
 
     def writable(self) -> bool:
@@ -56,15 +62,27 @@ class StepLog(io.TextIOBase):
 
     def _read(self, line: str) -> None:
         if started := _STARTED.search(line):
-            self._step, self._since = started[1].replace("-", "_"), time.monotonic()
-            self.on_start(self._step)
+            self.step, self._since = started[1].replace("-", "_"), time.monotonic()
+            self.raised, self.died = None, ""  # what an earlier step got over is no reason
+            self.on_start(self.step)
         elif _ENDED.search(line):
-            self.seconds[self._step] = time.monotonic() - self._since
-        elif raised := _RAISED.match(line):
-            kind = getattr(errors, raised[1], ExpungeError)
-            self.raised = kind(raised[2])
-        elif _MISSING_SPACE in line:
-            self.raised = OperationalError(f"{_MISSING_SPACE.lower()}; free some and run it again")
+            self.seconds[self.step] = time.monotonic() - self._since
+        elif ours := _OURS.match(line):
+            kind = getattr(errors, ours[1], ExpungeError)
+            self.raised = kind(ours[2])
+        elif _FULL_DISK in line:
+            self.raised = OperationalError(f"{_FULL_DISK.lower()}; free some and run it again")
+        elif other := _OTHER.match(line):
+            self.died = other[1]
+        elif _KILLED.fullmatch(line):
+            self.died = "it was killed, by hand or for want of memory"
+
+    def failure(self) -> ExpungeError:
+        """The error to raise after a step has failed."""
+        if self.raised is not None:
+            return self.raised
+        reason = f" ({self.died})" if self.died else ""
+        return OperationalError(f"step {self.step or 'one'} failed{reason}; its log is {self.path}")
 
 
 @dataclass(frozen=True)
@@ -81,36 +99,78 @@ def run_locally(
     *,
     on_start: Callable[[str], None] = lambda _: None,
 ) -> LocalRun:
-    """Run a pipeline with its arguments; what its steps hand on is removed when it has succeeded.
+    """Run a pipeline with its arguments, in a folder of its own under `<home>/runs`.
+
+    The folder is removed at the end; after a failure its log stays, and nothing else, since what
+    the steps hand on remembers the classes that are to be forgotten.
 
     Raises:
         ExpungeError: a step ended with one; it is raised here as if no process were between.
-        OperationalError: a step died in another way; the message names the log to read.
+        OperationalError: a step died in another way, and the message names the log to read; or
+            the folder cannot be written.
     """
     from kfp import local
 
-    root = environment.home() / "runs"
-    root.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=root))
-    log = StepLog(work / "log.txt", on_start)
-    since = time.monotonic()
-    with _steps_environment(work), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # kfp doubts an image whose name does not say python
-        local.init(
-            runner=local.SubprocessRunner(use_venv=False),
-            pipeline_root=str(work / "outputs"),
-            workspace_root=str(work / "workspace"),
-        )
-        try:
-            with redirect_stdout(log):
-                pipeline(**arguments)
-        except RuntimeError as error:
-            if log.raised is not None:
-                raise log.raised from error
-            step = log._step or "the first step"
-            raise OperationalError(f"step {step} failed; its log is {log.path}") from error
+    root, since = environment.home() / "runs", time.monotonic()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=root))
+        log = StepLog(work / "log.txt", on_start)
+        with _only_the_log_stays(work), _steps_environment(work), _no_step_left():
+            local.init(
+                runner=local.SubprocessRunner(use_venv=False),
+                pipeline_root=str(work / "outputs"),
+                workspace_root=str(work / "workspace"),
+            )
+            try:
+                with redirect_stdout(log):
+                    pipeline(**arguments)
+            except RuntimeError as error:
+                raise log.failure() from error
+    except OSError as error:
+        raise OperationalError(
+            f"the steps cannot run in {root} ({error}); check the disk, its space and its "
+            "permissions"
+        ) from error
     shutil.rmtree(work, ignore_errors=True)
     return LocalRun(log.seconds, time.monotonic() - since)
+
+
+@contextmanager
+def _only_the_log_stays(work: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for entry in work.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _no_step_left() -> Iterator[None]:
+    """End the step's processes when this one is interrupted: the signal may be for this one alone.
+
+    A step that went on would hold the lock of its checkpoints and write where nobody looks.
+    """
+    import psutil
+
+    def children() -> set[psutil.Process]:
+        return set(psutil.Process().children(recursive=True))
+
+    before = children()
+    try:
+        yield
+    except BaseException:
+        left = list(children() - before)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(left, PATIENCE)
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
 
 
 @contextmanager
@@ -120,14 +180,17 @@ def _steps_environment(work: Path) -> Iterator[None]:
     scratch.mkdir()
     added = {"TMPDIR": str(scratch)}
     if sys.stderr.isatty():
-        added["EXPUNGE_TTY"] = os.ttyname(sys.stderr.fileno())
+        with suppress(OSError):  # a container may have a terminal and no name for it
+            added["EXPUNGE_TTY"] = os.ttyname(sys.stderr.fileno())
     saved = {key: os.environ.get(key) for key in added}
     os.environ.update(added)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # kfp doubts an image whose name does not say python
+            yield
     finally:
         for key, value in saved.items():
             if value is None:
-                del os.environ[key]
+                os.environ.pop(key, None)
             else:
                 os.environ[key] = value

@@ -80,9 +80,7 @@ def _forget(
     config = PerturbConfig(classes, rule, lambdas)
     work_report = perturb(config, model, terms, unlearned, parent="benchmark/1")
     export_onnx(unlearned, onnx)
-    report = validate(
-        GateConfig(), work / "dataset", unlearned, onnx, base=model, classes=classes
-    )
+    report = validate(GateConfig(), work / "dataset", unlearned, onnx, base=model, classes=classes)
     before, after = report["before"], report["after"]
     kept = [i for i in range(len(before["per_class"])) if i not in classes]
     drops = {i: before["per_class"][i] - after["per_class"][i] for i in kept}

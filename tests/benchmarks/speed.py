@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from expunge.core.calibrate import calibrate
 from expunge.core.codes import draw_codes
 from expunge.core.fisher import ForgetTerms, code_gradients, code_losses, forget_terms
-from expunge.core.perturb import importance_ratio, paper_change
+from expunge.core.perturb import importance_ratio, paper_change, paper_shape
 from expunge.models import build_model
 from expunge.steps.device import best_device, gradient_chunk
 from forgetting import machine
@@ -57,7 +57,8 @@ def _row(arch: str, repeat: int) -> str:
     weights = {name: p.detach() for name, p in model.named_parameters()}
 
     def perturb() -> None:
-        change = paper_change(weights, importance_ratio(terms.forget, terms.retain), -1, 0, 10)
+        ratio = importance_ratio(terms.forget, terms.retain)
+        change = paper_change(paper_shape(weights, ratio), ratio, -1, 0.0, 10.0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.add_(change[name])

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from expunge.core.fisher import Fisher, code_gradients, code_losses, forget_terms
-from expunge.core.perturb import importance_ratio, natural_direction, paper_change
+from expunge.core.perturb import (
+    Ratio,
+    importance_ratio,
+    natural_direction,
+    paper_change,
+    paper_shape,
+)
 from expunge.models import build_model
 
 CLASSES = torch.arange(5)
@@ -22,6 +28,12 @@ def draw(seed: int, shapes: dict[str, tuple[int, ...]] | None = None) -> Fisher:
         name: torch.rand(shape, generator=generator, dtype=torch.float64)
         for name, shape in shapes.items()
     }
+
+
+def changed(
+    weights: Fisher, ratio: Ratio, sign: int, lambda1: float, lambda2: float
+) -> Fisher:
+    return paper_change(paper_shape(weights, ratio), ratio, sign, lambda1, lambda2)
 
 
 def slow_ratio(forget_W: Tensor, retain_W: Tensor) -> list[float]:
@@ -58,7 +70,7 @@ def test_the_papers_rule_equals_the_slow_loop(sign: int, lambda1: float) -> None
     retain["hidden.bias"] *= 1e-3  # ratios by tensor far apart: lambda2 bounds some and not others
     forget["head.weight"][0, 1] = retain["hidden.weight"][2, 2] = retain["head.weight"][0, 1] = 0
     ratio = importance_ratio(forget, retain)
-    fast = paper_change(weights, ratio, sign, lambda1, 2.0)
+    fast = changed(weights, ratio, sign, lambda1, 2.0)
     slow = slow_paper_change(weights, forget, retain, sign, lambda1, 2.0)
     assert fast.keys() == slow.keys()
     for name, expected in slow.items():
@@ -70,27 +82,27 @@ def test_the_strength_is_bounded_tensor_by_tensor() -> None:
     weights = {"small": torch.ones(2, dtype=torch.float64), "large": torch.ones(2).double()}
     forget = {"small": torch.tensor([10.0, 1.0]), "large": torch.tensor([1000.0, 1.0])}
     retain = {name: torch.ones(2) for name in forget}
-    change = paper_change(weights, importance_ratio(forget, retain), 1, *LAMBDAS)
+    change = changed(weights, importance_ratio(forget, retain), 1, *LAMBDAS)
     assert change["small"].tolist() == pytest.approx([0.1, 0.01])
     assert change["large"].tolist() == pytest.approx([3.0, 0.003])
 
 
 @pytest.mark.parametrize("lambdas", [(0.0, 0.0), (0.0, 3.0), (1e-2, 0.0)])
 def test_zero_lambdas_change_nothing(lambdas: tuple[float, float]) -> None:
-    change = paper_change(draw(1), importance_ratio(draw(2), draw(3)), 1, *lambdas)
+    change = changed(draw(1), importance_ratio(draw(2), draw(3)), 1, *lambdas)
     assert all(not part.any() for part in change.values())
 
 
 def test_the_sign_flips_the_change() -> None:
     weights, ratio = draw(1), importance_ratio(draw(2), draw(3))
-    up, down = (paper_change(weights, ratio, sign, *LAMBDAS) for sign in (1, -1))
+    up, down = (changed(weights, ratio, sign, *LAMBDAS) for sign in (1, -1))
     assert all(torch.equal(up[name], -down[name]) for name in weights)
     assert all(part.gt(0).all() for part in up.values())  # weights and ratios are positive here
 
 
 def test_the_change_has_the_weights_own_type() -> None:
     weights = {name: value.float() for name, value in draw(1).items()}
-    change = paper_change(weights, importance_ratio(draw(2), draw(3)), 1, *LAMBDAS)
+    change = changed(weights, importance_ratio(draw(2), draw(3)), 1, *LAMBDAS)
     assert {part.dtype for part in change.values()} == {torch.float32}
 
 
@@ -99,7 +111,7 @@ def test_nothing_over_nothing_is_nothing() -> None:
     ratio = importance_ratio(zeros, zeros)
     assert ratio.values["w"].tolist() == [[0, 0], [0, 0]]
     assert (ratio.largest, ratio.unbounded) == ({"w": 0.0}, 0)
-    change = paper_change({"w": torch.ones(2, 2)}, ratio, 1, *LAMBDAS)
+    change = changed({"w": torch.ones(2, 2)}, ratio, 1, *LAMBDAS)
     assert change["w"].tolist() == [[0, 0], [0, 0]]
 
 
@@ -111,7 +123,7 @@ def test_a_weight_of_the_forgotten_classes_alone_takes_the_largest_finite_ratio(
     assert ratio.values["v"].tolist() == [0, 0]  # no finite ratio above 0: nothing to go by
     assert ratio.largest == {"w": 3.0, "v": 0.0}
     assert ratio.unbounded == 2
-    change = paper_change({name: torch.ones(4 if name == "w" else 2) for name in forget}, ratio,
+    change = changed({name: torch.ones(4 if name == "w" else 2) for name in forget}, ratio,
                           1, 100.0, 6.0)  # fmt: skip
     assert change["w"].tolist() == [4, 6, 6, 0]
     assert change["v"].tolist() == [0, 0]

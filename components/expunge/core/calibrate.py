@@ -1,6 +1,7 @@
 """Choose rule, sign and strength of a forget on the codes alone: no data, no hand-set lambda.
 
-A rule and a sign give a *path*: for each strength s >= 0 a change of the weights, zero at 0. Along
+A rule and a sign give a *path*: for each strength s >= 0 a change of the weights, zero at 0. The
+sign is the one along which the forgotten codes' loss rises. Along
 it two things are measured, both on codes. Depth is the lowest loss of a forgotten code. Damage is
 how far the unlearned model's predictions among the retained classes move from the original's, as
 the mean Kullback-Leibler divergence, in nats, over blends of codes: the codes themselves are
@@ -22,7 +23,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from expunge.core.fisher import ForgetTerms, code_losses, evaluation_mode
-from expunge.core.perturb import Change, importance_ratio, natural_direction, paper_change
+from expunge.core.perturb import (
+    Change,
+    Ratio,
+    importance_ratio,
+    natural_direction,
+    paper_change,
+    paper_shape,
+)
 
 # The probability that a forgotten code may keep. How far forgetting carries over from a code to the
 # images of its class differs by rule: on ResNet-20 and CIFAR-10 the paper's rule reached an error
@@ -33,8 +41,8 @@ SUFFICIENT = {"paper": 0.05, "natural": 0.01}
 LAMBDA2 = (10.0, 100.0)
 # A blend costs a forward pass at each point that is measured; 64 give the divergence to about 10 %.
 MAX_BLENDS = 64
-STEPS_A_DECADE = 4  # of the scan that brackets a point
-BISECTIONS = 7  # 10 ** (1 / 4) to the power of 1 / 128: the strength to half a per cent
+STEPS_A_DECADE = 2  # of the scan that brackets a point
+BISECTIONS = 8  # 10 ** (1 / 2) to the power of 1 / 256: the strength to half a per cent
 
 
 @dataclass(frozen=True)
@@ -167,14 +175,12 @@ def calibrate(
         )
     with evaluation_mode(model):
         meter = _Meter(model, codes_KCHW, classes_K, forget_K)
-        paths = [
-            *(
-                _paper_paths(meter.weights, terms, lambdas[1:] or LAMBDA2)
-                if rule != "natural"
-                else ()
-            ),
-            *(_natural_paths(terms) if rule != "paper" else ()),
-        ]
+        paper: list[_Path] = []
+        if lambdas:
+            paper = _paper_paths(meter.weights, terms, lambdas[1:], (-1, 1))
+        elif rule != "natural":
+            paper = _paper_paths(meter.weights, terms, LAMBDA2, ())
+        paths = [*paper, *(_natural_paths(terms) if rule != "paper" else ())]
         if not paths:
             raise ValueError(
                 f"no rule of {rule!r} has a gradient to go by: that of the forgotten codes is zero "
@@ -208,10 +214,14 @@ def code_blends(codes_KCHW: Tensor) -> Tensor:
 
 
 def _paper_paths(
-    weights: dict[str, Tensor], terms: ForgetTerms, bounds: tuple[float, ...]
+    weights: dict[str, Tensor],
+    terms: ForgetTerms,
+    bounds: tuple[float, ...],
+    signs: tuple[int, ...],
 ) -> list[_Path]:
-    """The paper's rule for both signs and each lambda2; the strength is lambda1."""
+    """The paper's rule for each sign and each lambda2; the strength is lambda1."""
     ratio = importance_ratio(terms.forget, terms.retain)
+    shape = paper_shape(weights, ratio)
     positive = [value for value in ratio.largest.values() if value > 0]
     if not positive:
         return []
@@ -223,10 +233,21 @@ def _paper_paths(
             lambda2=bound,
             lowest=1e-3 / max(positive),  # no weight changes by more than a thousandth
             highest=bound / min(positive),  # beyond this lambda2 bounds every tensor
-            change=lambda strength: paper_change(weights, ratio, sign, strength, bound),
+            change=lambda strength: paper_change(shape, ratio, sign, strength, bound),
         )
 
-    return [path(sign, bound) for bound in bounds for sign in (-1, 1)]
+    return [
+        path(sign, bound) for bound in bounds for sign in signs or (_sign(shape, ratio, terms),)
+    ]
+
+
+def _sign(shape: Change, ratio: Ratio, terms: ForgetTerms) -> int:
+    """The sign along which the forgotten codes' loss rises at first, while lambda1 binds."""
+    slope = sum(
+        ratio.largest[name] * float((terms.gradient[name] * shape_W).sum())
+        for name, shape_W in shape.items()
+    )
+    return 1 if slope > 0 else -1
 
 
 def _natural_paths(terms: ForgetTerms) -> list[_Path]:

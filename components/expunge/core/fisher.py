@@ -26,10 +26,10 @@ CANCELLATION = 1e-6
 
 @dataclass(frozen=True)
 class CodeGradients:
-    """What one pass over a group of codes gives: both sums are over the group's codes."""
+    """What one pass over a group of codes gives: both sums are over the group's codes, float64."""
 
-    squares: Fisher  # sum of g_c ** 2, float64
-    gradient: dict[str, Tensor]  # sum of g_c, float64
+    squares: Fisher  # sum of g_c ** 2
+    gradient: dict[str, Tensor]  # sum of g_c; empty where it was not asked for
 
 
 def code_losses(logits_KC: Tensor, classes_K: Tensor) -> Tensor:
@@ -59,9 +59,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def code_gradients(
-    model: nn.Module, codes_KCHW: Tensor, classes_K: Tensor, *, chunk: int = 1
+    model: nn.Module,
+    codes_KCHW: Tensor,
+    classes_K: Tensor,
+    *,
+    chunk: int = 1,
+    signed: bool = True,
 ) -> CodeGradients:
-    """Sum of the codes' gradients and of their squares, over the codes given.
+    """Sum of the squares of the codes' gradients, and with `signed` of the gradients themselves.
 
     `chunk` is how many per-code gradients are held at once: 1 runs one backward pass a code, more
     than 1 takes them together by `vmap(grad)`. On a CPU 1 is the fastest.
@@ -73,17 +78,21 @@ def code_gradients(
         raise ValueError(f"{len(codes_KCHW)} codes for {len(classes_K)} classes; one code each")
     parameters = dict(model.named_parameters())
     squares = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    total = {name: torch.zeros_like(square) for name, square in squares.items()} if signed else {}
+    # one buffer for all codes: fresh memory of this size costs more than the arithmetic on it
+    wide = {name: torch.empty_like(square) for name, square in squares.items()}
     with evaluation_mode(model):
         for start in range(0, len(codes_KCHW), chunk):
             part = slice(start, start + chunk)
             for gradients in _per_code(model, parameters, codes_KCHW[part], classes_K[part]):
                 for name, gradient in gradients.items():
-                    wide = gradient.double()
-                    total[name] += wide
-                    squares[name].addcmul_(wide, wide)
+                    wide[name].copy_(gradient)
+                    squares[name].addcmul_(wide[name], wide[name])
+                    if signed:
+                        total[name] += wide[name]
     for name, square in squares.items():
-        if not torch.isfinite(square).all():
+        # a sum of squares is finite exactly where each of its terms is
+        if not torch.isfinite(square.sum()):
             raise ValueError(f"the Fisher information of {name} is not finite; is the model?")
     return CodeGradients(squares, total)
 
@@ -154,14 +163,14 @@ def forget_terms(
     direct = total is None or lost > 0
     if direct:
         kept = ~forget_K
-        rest = code_gradients(model, codes_KCHW[kept], classes_K[kept], chunk=chunk).squares
-    return ForgetTerms(
-        forget={name: value / count for name, value in chosen.squares.items()},
-        retain={name: value / (len(classes_K) - count) for name, value in rest.items()},
-        gradient={name: value / count for name, value in chosen.gradient.items()},
-        direct=direct,
-        lost=lost,
-    )
+        rest = code_gradients(
+            model, codes_KCHW[kept], classes_K[kept], chunk=chunk, signed=False
+        ).squares
+    for value in (*chosen.squares.values(), *chosen.gradient.values()):
+        value.div_(count)
+    for value in rest.values():
+        value.div_(len(classes_K) - count)
+    return ForgetTerms(chosen.squares, rest, chosen.gradient, direct=direct, lost=lost)
 
 
 def subtract(total: Fisher, part: Fisher) -> tuple[Fisher, int]:

@@ -3,6 +3,7 @@
 Weights, Fishers and changes are dictionaries keyed as `named_parameters()`.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,35 +32,39 @@ def importance_ratio(forget: Fisher, retain: Fisher) -> Ratio:
     Such an element matters to the forgotten classes alone, so it is treated as the most selective
     that the tensor has, without letting an infinity stop the whole tensor (lambda2 / max(r) = 0).
     """
-    values, unbounded = {}, 0
+    values: Fisher = {}
+    largest: dict[str, float] = {}
+    unbounded = 0
     for name, forget_W in forget.items():
-        retain_W = retain[name]
-        ratio_W = torch.where(forget_W > 0, forget_W / retain_W, torch.zeros_like(forget_W))
-        infinite_W = torch.isinf(ratio_W)
-        count = int(infinite_W.sum())
-        if count:
-            unbounded += count
-            finite = float(ratio_W.masked_fill(infinite_W, 0).max())
-            ratio_W = ratio_W.masked_fill(infinite_W, finite)
-        values[name] = ratio_W
-    largest = {name: float(ratio_W.max()) for name, ratio_W in values.items()}
+        ratio_W = (forget_W / retain[name]).nan_to_num_(nan=0.0, posinf=math.inf)
+        top = float(ratio_W.max())
+        if math.isinf(top):
+            infinite_W = torch.isinf(ratio_W)
+            unbounded += int(infinite_W.sum())
+            top = float(ratio_W.masked_fill(infinite_W, 0).max())
+            ratio_W.masked_fill_(infinite_W, top)
+        values[name], largest[name] = ratio_W, top
     return Ratio(values, largest, unbounded)
 
 
-def paper_change(
-    weights: dict[str, Tensor], ratio: Ratio, sign: int, lambda1: float, lambda2: float
-) -> Change:
+def paper_shape(weights: dict[str, Tensor], ratio: Ratio) -> Change:
+    """r_W / max(r_W) * W, the change of each tensor at a scale of 1; zero where r is zero."""
+    return {
+        name: (ratio.values[name] / (ratio.largest[name] or 1.0)).to(weight_W.dtype) * weight_W
+        for name, weight_W in weights.items()
+    }
+
+
+def paper_change(shape: Change, ratio: Ratio, sign: int, lambda1: float, lambda2: float) -> Change:
     """d_W = sign * min(lambda1, lambda2 / max(r_W)) * r_W * W for each parameter tensor W.
 
-    Source: Yamashita et al. (ACML 2024), equations 5 and 6. Zero lambdas change nothing.
+    `shape` is `paper_shape(weights, ratio)`, computed once for many strengths. Zero lambdas change
+    nothing. Source: Yamashita et al. (ACML 2024), equations 5 and 6.
     """
-    change = {}
-    for name, weight_W in weights.items():
-        ratio_W = ratio.values[name]
-        largest = ratio.largest[name]
-        scale = min(lambda1, lambda2 / largest) if largest > 0 else 0.0
-        change[name] = (sign * scale * ratio_W).to(weight_W.dtype) * weight_W
-    return change
+    return {
+        name: sign * min(lambda1 * ratio.largest[name], lambda2) * shape_W
+        for name, shape_W in shape.items()
+    }
 
 
 def natural_direction(gradient: dict[str, Tensor], retain: Fisher) -> Change:
