@@ -153,7 +153,7 @@ def _no_step_left() -> Iterator[None]:
 
     A step that went on would hold the lock of its checkpoints and write where nobody looks.
     """
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     def children() -> set[psutil.Process]:
         return set(psutil.Process().children(recursive=True))

@@ -1,15 +1,23 @@
-"""What several processes do about BatchNorm."""
+"""What several processes do about BatchNorm, and what a model to begin with has to be."""
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mlflow_store import Registrar
 from torch import nn
 
+from expunge import registry
+from expunge.artifacts import load_model_info
+from expunge.config import TrainConfig
+from expunge.errors import UserError
 from expunge.models import build_model
-from expunge.steps.setup import _with_shared_statistics, is_small
+from expunge.steps.setup import _check_remembers, _existing, _with_shared_statistics, is_small
+
+pytest_plugins = ["mlflow_store"]
 
 
 def processes(count: int, device: str) -> Any:
@@ -43,3 +51,36 @@ def test_one_thread_is_for_small_networks_of_matrices() -> None:
     assert is_small(mlp, 128)
     assert not is_small(mlp, 1024)
     assert not is_small(build_model("resnet20", (1, 8, 8), 4), 1)
+
+
+def test_a_registered_version_to_begin_with_is_fetched(registrar: Registrar) -> None:
+    registrar("shapes", 0, forgotten=(3,))
+    registrar("shapes", 1)
+    registry.promote("shapes", 1, None)
+    for uri, forgotten in (
+        ("models:/shapes/1", (3,)),
+        ("models:/shapes/2", ()),
+        ("models:/shapes@champion", (3,)),
+    ):
+        with _existing(uri) as folder:
+            assert load_model_info(folder).forgotten == forgotten
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize("uri", ["models:/shapes", "models:/shapes/one", "models:/shapes@best"])
+def test_any_other_form_of_it_is_refused(uri: str) -> None:
+    with pytest.raises(UserError, match="is models:/NAME/VERSION or models:/NAME@champion"):
+        _existing(uri).__enter__()
+
+
+def test_a_class_that_is_left_out_does_not_come_in_with_the_weights(
+    registrar: Registrar, tmp_path: Path
+) -> None:
+    registrar("shapes", forgotten=(3,))
+    uri = "models:/shapes/1"
+    with _existing(uri) as folder:
+        _check_remembers(folder, TrainConfig("mlp", without=(3,), init_from=uri))
+        with pytest.raises(UserError, match=r"models:/shapes/1 remembers classes \[2\], which"):
+            _check_remembers(folder, TrainConfig("mlp", without=(2, 3), init_from=uri))
+    with _existing(str(tmp_path / "bare.safetensors")) as path:
+        _check_remembers(path, TrainConfig("mlp", without=(2,), init_from=str(path)))

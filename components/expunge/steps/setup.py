@@ -1,6 +1,7 @@
 """Opens a training: everything that `Session` holds, built from the config and the data."""
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,12 +14,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from expunge.artifacts import DatasetInfo
+from expunge.artifacts import MODEL, DatasetInfo, load_model_info
 from expunge.config import TrainConfig
 from expunge.core.codes import draw_codes
 from expunge.core.precision import choose_precision
 from expunge.core.training import Inputs, derive_seed
 from expunge.data.batches import open_split
+from expunge.errors import UserError
 from expunge.models import build_model
 from expunge.pretrained import (
     SUFFIXES,
@@ -30,6 +32,7 @@ from expunge.pretrained import (
 )
 from expunge.steps.session import Session
 
+REGISTERED = "models:/"  # how init_from names a version in the registry
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names
 
 # Products in a step's forward pass up to which a network of matrices alone computes on one thread.
@@ -98,10 +101,45 @@ def _initial_model(config: TrainConfig, info: DatasetInfo) -> tuple[nn.Module, d
         name = "" if config.weights.endswith(SUFFIXES) else f"{config.weights} "
         return module, {"weights": f"{name}sha256:{state_digest(state)}"}
     if config.init_from:
-        state = model_state(config.arch, Path(config.init_from))
+        with _existing(config.init_from) as source:
+            _check_remembers(source, config)
+            state = model_state(config.arch, source)
         load_exactly(module, state)
         return module, {"init_from": f"sha256:{state_digest(state)}"}
     return module, {}
+
+
+@contextmanager
+def _existing(source: str) -> Iterator[Path]:
+    """The model folder or weights file that `init_from` names; a registered version is fetched."""
+    if not source.startswith(REGISTERED):
+        yield Path(source)
+        return
+    from expunge import registry
+
+    name, at, alias = source.removeprefix(REGISTERED).partition("@")
+    name, _, number = (name, "", "") if at else name.partition("/")
+    if not (alias == registry.CHAMPION if at else number.isdecimal()):
+        raise UserError(
+            f"init_from is {source!r}; a registered version is models:/NAME/VERSION or "
+            "models:/NAME@champion"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = Path(folder) / "model"
+        registry.download(registry.resolve(name, int(number) if number else None), fetched)
+        yield fetched
+
+
+def _check_remembers(source: Path, config: TrainConfig) -> None:
+    """A class that is left out must not come in with the weights; a bare file cannot be asked."""
+    if not (source / MODEL).exists():
+        return
+    remembered = sorted(set(config.without) - set(load_model_info(source).forgotten))
+    if remembered:
+        raise UserError(
+            f"init_from {config.init_from} remembers classes {remembered}, which this training "
+            "leaves out; begin with a model that has forgotten them"
+        )
 
 
 def _with_shared_statistics(module: nn.Module, accelerator: Accelerator) -> nn.Module:

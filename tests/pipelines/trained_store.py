@@ -1,0 +1,64 @@
+"""One state folder for the session in which version 1 was trained and version 2 forgot class 3."""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expunge_pipelines.cli import main
+
+NAME, GONE = "digits", 3
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where it lies, and what `--json` printed for both jobs."""
+
+    home: Path
+    train: dict[str, Any]
+    forget: dict[str, Any]
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """Run the command in this process: exit code, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(arguments))
+    return code, out.getvalue(), err.getvalue()
+
+
+def document(*arguments: str, code: int = 0) -> dict[str, Any]:
+    """What the command prints with `--json`, all of stdout; it must end with `code`."""
+    found, out, err = command(*arguments, "--json")
+    assert found == code, err
+    value: dict[str, Any] = json.loads(out)
+    return value
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    home = tmp_path_factory.mktemp("trained")
+    before = os.environ.get("EXPUNGE_HOME")
+    os.environ["EXPUNGE_HOME"] = str(home)
+    try:
+        recipe = ["--epochs", "40", "--batch-size", "32", "--lr", "0.05"]
+        train = document("train", NAME, "--data", "digits", "--arch", "mlp", *recipe)
+        forget = document("forget", NAME, "--classes", str(GONE))
+    finally:
+        os.environ.pop("EXPUNGE_HOME")
+        if before is not None:
+            os.environ["EXPUNGE_HOME"] = before
+    yield Store(home, train, forget)
+
+
+@pytest.fixture
+def store(trained: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The trained state as the current one; a test that changes it says so in its name."""
+    monkeypatch.setenv("EXPUNGE_HOME", str(trained.home))
+    return trained
