@@ -1,0 +1,99 @@
+"""The local runner: what it reads from the steps, and what it leaves behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+from expunge import environment
+from expunge.errors import DataError, OperationalError, UserError
+from expunge_pipelines.local import StepLog, run_locally
+from kfp import dsl
+
+
+@dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
+def works(text: str) -> str:
+    import os
+
+    print(os.environ["TMPDIR"])
+    return text
+
+
+@dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
+def refuses(text: str) -> None:
+    from expunge.errors import DataError
+
+    raise DataError(f"image {text} is broken; replace it")
+
+
+@dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
+def dies(text: str) -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dsl.pipeline(name="good")
+def good(text: str) -> None:
+    first = works(text=text)
+    works(text=first.output)
+
+
+@dsl.pipeline(name="bad")
+def bad(text: str) -> None:
+    refuses(text=text)
+
+
+@dsl.pipeline(name="killed")
+def killed(text: str) -> None:
+    dies(text=text)
+
+
+def runs() -> list[Path]:
+    return sorted((environment.home() / "runs").iterdir())
+
+
+def test_steps_are_announced_and_timed_and_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    started: list[str] = []
+    run = run_locally(good, {"text": "hello"}, on_start=started.append)
+    assert started == ["works", "works_2"] == list(run.seconds)
+    assert 0 < sum(run.seconds.values()) <= run.total
+    assert runs() == []
+    assert os.environ["TMPDIR"] == "/tmp"
+    assert capsys.readouterr().out == ""
+
+
+def test_an_error_of_a_step_is_raised_here_as_it_was_there() -> None:
+    with pytest.raises(DataError, match=r"^image a\.png is broken; replace it$") as caught:
+        run_locally(bad, {"text": "a.png"})
+    assert isinstance(caught.value, UserError)
+    assert caught.value.exit_code == 2
+    assert "a.png" in (runs()[0] / "log.txt").read_text()
+
+
+def test_a_step_that_is_killed_names_its_log() -> None:
+    with pytest.raises(OperationalError, match=r"step dies failed.*its log is .*log\.txt"):
+        run_locally(killed, {"text": ""})
+
+
+def test_the_log_reads_events_and_keeps_lines(tmp_path: Path) -> None:
+    seen: list[str] = []
+    log = StepLog(tmp_path / "log.txt", seen.append)
+    log.write("09:00:00 - INFO - Executing task \x1b[96m'compute-fim'\x1b[0m\n    half a li")
+    log.write("ne\n    expunge.errors.RefusedError: version 1 remembers class 3\n")
+    log.write("09:00:01 - INFO - Task \x1b[96m'compute-fim'\x1b[0m finished with status FAILURE\n")
+    assert seen == ["compute_fim"] == list(log.seconds)
+    assert log.raised is not None
+    assert (str(log.raised), log.raised.exit_code) == ("version 1 remembers class 3", 1)
+    assert "half a line\n" in (tmp_path / "log.txt").read_text()
+    assert "\x1b" not in (tmp_path / "log.txt").read_text()
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    log = StepLog(tmp_path / "log.txt")
+    log.write("    OSError: [Errno 28] No space left on device\n")
+    assert isinstance(log.raised, OperationalError)
+    assert "free some and run it again" in str(log.raised)
