@@ -21,7 +21,13 @@ from expunge.core.calibrate import (
 )
 from expunge.core.codes import draw_codes, mix_codes
 from expunge.core.fisher import code_losses, forget_terms
-from expunge.core.perturb import Change, importance_ratio, natural_direction, paper_change
+from expunge.core.perturb import (
+    Change,
+    importance_ratio,
+    natural_direction,
+    paper_change,
+    paper_shape,
+)
 from expunge.models import MLP
 
 SHAPE, COUNT = (1, 6, 6), 6
@@ -98,12 +104,12 @@ def test_forgotten_codes_get_wrong_and_retained_stay_right(
         assert {made.rule for made in choice.trials} == {rule} == {trial.rule}
 
 
-@pytest.mark.parametrize("classes", [(0,), (5,), (1, 4)])
+@pytest.mark.parametrize(("classes", "budget"), [((0,), 0.015), ((5,), 0.015), ((1, 4), 0.05)])
 def test_the_papers_rule_forgets_the_classes_images_and_keeps_the_others(
-    trained: Trained, classes: tuple[int, ...]
+    trained: Trained, classes: tuple[int, ...], budget: float
 ) -> None:
     _, _, images_NCHW, labels_N = trained
-    change = chosen(trained, *classes, rule="paper").change
+    change = chosen(trained, *classes, rule="paper", budget=budget).change
     right_N = logits(trained.model, change, images_NCHW).argmax(1) == labels_N
     forget_N = torch.isin(labels_N, torch.tensor(classes))
     assert right_N[forget_N].double().mean() < 0.05
@@ -118,7 +124,7 @@ def test_the_change_is_the_rules_at_the_trials_strength(trained: Trained) -> Non
     assert lambda1 == paper.trial.strength
     assert lambda2 in LAMBDA2
     ratio = importance_ratio(terms.forget, terms.retain)
-    expected = paper_change(weights, ratio, paper.trial.sign, lambda1, lambda2)
+    expected = paper_change(paper_shape(weights, ratio), ratio, paper.trial.sign, lambda1, lambda2)
     direction = natural_direction(terms.gradient, terms.retain)
     for name in weights:
         assert torch.equal(paper.change[name], expected[name])
@@ -137,7 +143,7 @@ def test_fixed_lambdas_are_the_papers_rule_with_the_better_sign(
     standings = {}
     for sign in (-1, 1):
         logits_KC = logits(
-            trained.model, paper_change(weights, ratio, sign, *lambdas), trained.codes_KCHW
+            trained.model, paper_change(paper_shape(weights, ratio), ratio, sign, *lambdas), trained.codes_KCHW
         )
         right_K = (logits_KC.argmax(1) == CLASSES).tolist()
         share = (not right_K[1]) + sum(right_K[i] for i in range(COUNT) if i != 1) / (COUNT - 1)
@@ -146,7 +152,7 @@ def test_fixed_lambdas_are_the_papers_rule_with_the_better_sign(
     choice = chosen(trained, 1, rule="paper", lambdas=lambdas)
     assert (choice.trial.sign, choice.trial.lambdas) == (better, lambdas)
     assert sorted(made.sign for made in choice.trials) == [-1, 1]
-    expected = paper_change(weights, ratio, better, *lambdas)
+    expected = paper_change(paper_shape(weights, ratio), ratio, better, *lambdas)
     assert all(torch.equal(choice.change[name], expected[name]) for name in weights)
     wanted = -math.log(SUFFICIENT["paper"])
     assert choice.sufficient == (standings[better][1] >= wanted)
