@@ -143,7 +143,9 @@ def test_fixed_lambdas_are_the_papers_rule_with_the_better_sign(
     standings = {}
     for sign in (-1, 1):
         logits_KC = logits(
-            trained.model, paper_change(paper_shape(weights, ratio), ratio, sign, *lambdas), trained.codes_KCHW
+            trained.model,
+            paper_change(paper_shape(weights, ratio), ratio, sign, *lambdas),
+            trained.codes_KCHW,
         )
         right_K = (logits_KC.argmax(1) == CLASSES).tolist()
         share = (not right_K[1]) + sum(right_K[i] for i in range(COUNT) if i != 1) / (COUNT - 1)

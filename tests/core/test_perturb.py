@@ -30,9 +30,7 @@ def draw(seed: int, shapes: dict[str, tuple[int, ...]] | None = None) -> Fisher:
     }
 
 
-def changed(
-    weights: Fisher, ratio: Ratio, sign: int, lambda1: float, lambda2: float
-) -> Fisher:
+def changed(weights: Fisher, ratio: Ratio, sign: int, lambda1: float, lambda2: float) -> Fisher:
     return paper_change(paper_shape(weights, ratio), ratio, sign, lambda1, lambda2)
 
 

@@ -1,0 +1,52 @@
+"""The documents say what the code has."""
+
+import re
+from pathlib import Path
+
+import pytest
+from expunge.ops import STEPS
+from expunge_pipelines.cli import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PORTS = (ROOT / "components" / "README.md").read_text()
+
+
+def test_the_readme_names_every_command_and_no_other() -> None:
+    named = set(re.findall(r"^    expunge (\w+)", README, flags=re.MULTILINE))
+    assert named == set(cli.commands)
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    known = {flag for command in cli.commands.values() for p in command.params for flag in p.opts}
+    known |= {"--help", "--env-manager"}
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", README)) <= known
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^    |`)make ([\w-]+)", README, flags=re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_table_of_ports_is_what_the_components_have(name: str) -> None:
+    row = next(line for line in PORTS.splitlines() if line.startswith(f"| `{name}` |"))
+    _, takes, gives, parameters = (
+        re.findall(r"`(\w+)`", cell) for cell in row.strip("|").split("|")
+    )
+    spec = STEPS[name].component_spec
+    inputs, outputs = spec.inputs or {}, spec.outputs or {}
+    artifacts = {key for key, port in inputs.items() if port.type.startswith("system.")}
+    assert set(takes) == artifacts
+    assert set(parameters) == set(inputs) - artifacts
+    assert set(gives) == set(outputs)
+
+
+def test_every_step_has_a_row_and_no_other() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", PORTS, flags=re.MULTILINE) == list(STEPS)
