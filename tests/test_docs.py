@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from expunge.ops import STEPS
 from expunge_pipelines.cli import cli
 

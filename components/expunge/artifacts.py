@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,18 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); write it anew") from error
 
 
+@contextmanager
+def _described(path: Path) -> Iterator[None]:
+    """Valid JSON that is not what expunge writes under this name, such as another tool's."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not as expunge writes it ({type(error).__name__}: {error}); "
+            "expected a file of this version of expunge"
+        ) from error
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -130,21 +143,22 @@ def save_dataset_info(folder: Path, info: DatasetInfo) -> None:
 
 
 def load_dataset_info(folder: Path) -> DatasetInfo:
-    """Read `dataset.json`."""
+    """Read `dataset.json`; one that says something else is a `UserError`."""
     raw = read_json(folder / DATASET)
-    channels, height, width = raw["input_shape"]
-    return DatasetInfo(
-        source=raw["source"],
-        class_names=tuple(raw["class_names"]),
-        input_shape=(channels, height, width),
-        mean=tuple(raw["mean"]),
-        std=tuple(raw["std"]),
-        storage=raw["storage"],
-        splits={
-            name: SplitInfo(split["images"], split["digest"], tuple(split["counts"]))
-            for name, split in raw["splits"].items()
-        },
-    )
+    with _described(folder / DATASET):
+        channels, height, width = raw["input_shape"]
+        return DatasetInfo(
+            source=raw["source"],
+            class_names=tuple(raw["class_names"]),
+            input_shape=(channels, height, width),
+            mean=tuple(raw["mean"]),
+            std=tuple(raw["std"]),
+            storage=raw["storage"],
+            splits={
+                name: SplitInfo(split["images"], split["digest"], tuple(split["counts"]))
+                for name, split in raw["splits"].items()
+            },
+        )
 
 
 def save_arrays(folder: Path, split: str, images_NHWC: np.ndarray, labels_N: np.ndarray) -> None:
@@ -168,21 +182,22 @@ def load_arrays(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_model_info(folder: Path) -> ModelInfo:
-    """Read `model.json` alone, without torch."""
+    """Read `model.json` alone, without torch; one that says something else is a `UserError`."""
     raw = read_json(folder / MODEL)
-    channels, height, width = raw["input_shape"]
-    return ModelInfo(
-        arch=raw["arch"],
-        class_names=tuple(raw["class_names"]),
-        input_shape=(channels, height, width),
-        mean=tuple(raw["mean"]),
-        std=tuple(raw["std"]),
-        source=raw["source"],
-        data_digests=raw["data_digests"],
-        forgotten=tuple(raw["forgotten"]),
-        parent=raw["parent"],
-        settings=raw["settings"],
-    )
+    with _described(folder / MODEL):
+        channels, height, width = raw["input_shape"]
+        return ModelInfo(
+            arch=raw["arch"],
+            class_names=tuple(raw["class_names"]),
+            input_shape=(channels, height, width),
+            mean=tuple(raw["mean"]),
+            std=tuple(raw["std"]),
+            source=raw["source"],
+            data_digests=raw["data_digests"],
+            forgotten=tuple(raw["forgotten"]),
+            parent=raw["parent"],
+            settings=raw["settings"],
+        )
 
 
 def save_model(folder: Path, info: ModelInfo, state: Mapping[str, Tensor], codes: Codes) -> None:
@@ -223,12 +238,15 @@ def load_codes(folder: Path) -> Codes:
 
 
 def save_fisher(folder: Path, total: Fisher, provenance: Mapping[str, str]) -> None:
-    """Write the sum over classes of g_c ** 2, float64; `provenance` says how it was computed."""
+    """Write the sum over classes of g_c ** 2, float64; `provenance` says how it was computed.
+
+    Equal inputs give equal bytes: safetensors writes its metadata in random order, hence one key.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.cpu().contiguous() for name, value in total.items()}
-    save_file(tensors, folder / FISHER, metadata=dict(sorted(provenance.items())))
+    save_file(tensors, folder / FISHER, metadata=_metadata(provenance))
 
 
 def load_fisher(folder: Path) -> tuple[Fisher, dict[str, str]]:
@@ -236,9 +254,21 @@ def load_fisher(folder: Path) -> tuple[Fisher, dict[str, str]]:
     from safetensors import safe_open
 
     with safe_open(folder / FISHER, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, _described_as(file.metadata())
 
 
+def _metadata(values: Mapping[str, Any]) -> dict[str, str]:
+    return {_HOW: json.dumps(dict(values), sort_keys=True)}
+
+
+def _described_as(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """What `_metadata` wrote; nothing where a file has none of it."""
+    values: dict[str, Any] = json.loads((metadata or {}).get(_HOW, "{}"))
+    return values
+
+
+_HOW = "how"  # the key in a safetensors file's metadata
 _TERMS = ("forget", "retain", "gradient")
 
 
@@ -247,7 +277,7 @@ def save_forget_terms(folder: Path, terms: ForgetTerms) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    how = {"direct": json.dumps(terms.direct), "lost": json.dumps(terms.lost)}
+    how = _metadata({"direct": terms.direct, "lost": terms.lost})
     for kind in _TERMS:
         tensors: dict[str, Tensor] = getattr(terms, kind)
         rows = {name: value.cpu().contiguous() for name, value in tensors.items()}
@@ -262,7 +292,7 @@ def load_forget_terms(folder: Path, device: torch.device) -> ForgetTerms:
     from expunge.core.fisher import ForgetTerms
 
     with safe_open(folder / "forget.safetensors", framework="pt") as file:
-        how = {key: json.loads(value) for key, value in file.metadata().items()}
+        how = _described_as(file.metadata())
     forget, retain, gradient = (
         load_file(folder / f"{kind}.safetensors", device=str(device)) for kind in _TERMS
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -247,19 +248,33 @@ def compile_command(folder: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--port", default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
 def ui(port: int, host: str) -> None:
     """Open the MLflow UI on this state; it runs until Ctrl-C."""
     from expunge import registry
 
     uri = registry.prepared_uri()
+    if uri.startswith("http"):
+        raise UserError("MLFLOW_TRACKING_URI names a server, which has a UI of its own: open that")
+    _check_free(host, port)
     click.echo(f"MLflow UI of {environment.home()} at http://{host}:{port}", err=True)
     server = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     server += ["--backend-store-uri", uri, "--host", host, "--port", str(port)]
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
     sys.stderr.flush()
     os.execv(server[0], server)  # noqa: S606 (our own interpreter, no shell)
+
+
+def _check_free(host: str, port: int) -> None:
+    """The server itself logs a port that is taken, and ends with 0."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise UserError(
+            f"the UI cannot be served at {host}:{port} ({error}); choose another --port or --host"
+        ) from error
 
 
 def _gate_code(result: Mapping[str, Any]) -> int:

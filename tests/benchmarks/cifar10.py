@@ -7,8 +7,9 @@ Goals: E_F at least 95 %, A_R at most 2 points below before. Reads `cifar10-jpeg
 folder: a tar of train/<class>/*.jpg and test/<class>/*.jpg.
 """
 
-from expunge.config import TrainConfig
 from forgetting import forget_each, header, machine, parser, prepared_model, summary
+
+from expunge.config import TrainConfig
 
 
 def main() -> None:

@@ -6,8 +6,9 @@ Goals: E_F at least 99 %, A_R at most 2.5 points below before, worst retained cl
 `--rule paper --lambdas 1e-3 10` gives the paper's own settings.
 """
 
-from expunge.config import TrainConfig
 from forgetting import forget_each, header, machine, parser, prepared_model, summary
+
+from expunge.config import TrainConfig
 
 REQUESTS = [*((i,) for i in range(10)), (0, 1), (2, 3), (4, 9), (5, 6), (7, 8)]
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
+from forgetting import machine
 from torch import Tensor, nn
 
 from expunge.core.calibrate import calibrate
@@ -21,7 +22,6 @@ from expunge.core.fisher import ForgetTerms, code_gradients, code_losses, forget
 from expunge.core.perturb import importance_ratio, paper_change, paper_shape
 from expunge.models import build_model
 from expunge.steps.device import best_device, gradient_chunk
-from forgetting import machine
 
 MODELS = {"mlp": (1, 28, 28), "resnet20": (3, 32, 32), "resnet18-cifar": (3, 32, 32)}
 CLASSES = 10

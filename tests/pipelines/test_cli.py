@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from trained_store import command
+
 from expunge import __version__
 from expunge_pipelines import jobs
 from expunge_pipelines.cli import main
-from trained_store import command
 
 TRAIN = ["train", "shapes", "--data", "digits", "--arch", "mlp"]
 

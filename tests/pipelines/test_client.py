@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import yaml
+from kfp import components
+
 from expunge.ops import STEPS
 from expunge_pipelines.client import compile_all
 from expunge_pipelines.resources import MLFLOW_SECRET, RESOURCES, S3_SECRET
-from kfp import components
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from trained_store import GONE, NAME, Store, document
+
 from expunge import artifacts, registry
 from expunge.core.fisher import code_gradients
 from expunge.data.digits import load_digit_splits
-from trained_store import GONE, NAME, Store, document
 
 FIELDS = {
     "model", "base_version", "classes", "rule", "sign", "strength", "before", "after", "checks",

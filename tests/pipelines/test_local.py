@@ -4,17 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+from kfp import dsl
+
 from expunge import environment
 from expunge.errors import DataError, OperationalError, UserError
 from expunge_pipelines.local import StepLog, run_locally
-from kfp import dsl
 
 
 @dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
 def works(text: str) -> str:
     import os
 
-    print(os.environ["TMPDIR"])
+    os.stat(os.environ["TMPDIR"])
     return text
 
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def document(*arguments: str, code: int = 0) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
     home = tmp_path_factory.mktemp("trained")
     before = os.environ.get("EXPUNGE_HOME")
     os.environ["EXPUNGE_HOME"] = str(home)
@@ -54,7 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         os.environ.pop("EXPUNGE_HOME")
         if before is not None:
             os.environ["EXPUNGE_HOME"] = before
-    yield Store(home, train, forget)
+    return Store(home, train, forget)
 
 
 @pytest.fixture
