@@ -10,6 +10,9 @@ from rich.table import Table
 
 Result = Mapping[str, Any]
 
+# Columns that a table may take: what a narrow terminal wraps can be read, a name cut short cannot.
+WIDEST = 400
+
 
 def step_started(step: str) -> None:
     """Say on stderr that a step begins."""
@@ -21,7 +24,7 @@ def result(value: Result, as_json: bool, table: Callable[[Console, Result], None
     if as_json:
         click.echo(json.dumps(value, indent=2, allow_nan=False))
     else:
-        table(Console(highlight=False, soft_wrap=True), value)
+        table(Console(highlight=False, soft_wrap=True, width=WIDEST), value)
 
 
 def training(console: Console, value: Result) -> None:

@@ -14,8 +14,10 @@ from expunge_pipelines.local import StepLog, run_locally
 @dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
 def works(text: str) -> str:
     import os
+    from pathlib import Path
 
-    os.stat(os.environ["TMPDIR"])
+    if not Path(os.environ["TMPDIR"]).is_dir():
+        raise RuntimeError("no folder for temporary files")
     return text
 
 
