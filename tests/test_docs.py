@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.ops import STEPS
+from expunge.ops import IMAGE, STEPS
 from expunge_pipelines.cli import cli
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +20,7 @@ def test_the_readme_names_every_command_and_no_other() -> None:
 
 def test_every_option_in_the_readme_exists() -> None:
     known = {flag for command in cli.commands.values() for p in command.params for flag in p.opts}
-    known |= {"--help", "--env-manager"}
+    known |= {"--help", "--work", "--env-manager"}
     assert set(re.findall(r"--[a-z][a-z0-9-]+", README)) <= known
 
 
@@ -33,6 +33,26 @@ def test_make_targets_exist() -> None:
 def test_linked_files_exist() -> None:
     for target in re.findall(r"\]\(([\w./-]+)\)", README):
         assert (ROOT / target).is_file(), target
+
+
+def test_paths_in_the_readme_exist() -> None:
+    tops = "components|pipelines|mlflow_project|docs|tests"
+    paths = re.findall(rf"`((?:{tops})/[\w./-]*)`", README)
+    assert len(paths) > 3
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+def test_every_variable_in_the_readme_is_read() -> None:
+    named = set(re.findall(r"`((?:EXPUNGE|MLFLOW)_[A-Z_]+)`", README))
+    sources = [*ROOT.glob("components/**/*.py"), *ROOT.glob("pipelines/**/*.py")]
+    code = "".join(path.read_text() for path in sources)
+    assert "EXPUNGE_HOME" in named
+    assert {name for name in named if f'"{name}"' not in code} == set()
+
+
+def test_the_image_in_the_readme_is_the_one_that_is_compiled() -> None:
+    assert re.findall(r"`(expunge:[^`]+)`", README) == [IMAGE]
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -34,6 +34,7 @@ WEIGHTS, CODES, FISHER, ONNX = (
     "fim_total.safetensors",
     "model.onnx",
 )
+_HOW = "how"  # the one key of a safetensors file's metadata
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,6 @@ def _described_as(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     return values
 
 
-_HOW = "how"  # the key in a safetensors file's metadata
 _TERMS = ("forget", "retain", "gradient")
 
 

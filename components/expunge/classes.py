@@ -9,8 +9,8 @@ from expunge.errors import UserError
 def find_classes(info: ModelInfo, wanted: Sequence[str]) -> tuple[int, ...]:
     """The class indices that `wanted` names, each by its name or its index, in rising order.
 
-    A text that is one class's name and another's index is refused, as a guess would erase the
-    wrong class; `index:3` and `name:3` say which is meant.
+    A text that is one class's name and another's index, or the name of several, is refused, as a
+    guess would erase the wrong class; `index:3` and `name:3` say which is meant.
 
     Raises:
         UserError: a text is empty, unknown or ambiguous, or two mean the same class.
@@ -26,26 +26,31 @@ def find_classes(info: ModelInfo, wanted: Sequence[str]) -> tuple[int, ...]:
 
 def _find(info: ModelInfo, text: str) -> int:
     kind, _, rest = text.partition(":")
-    by_name = {
-        name: index for index, name in enumerate(info.class_names) if index not in info.forgotten
-    }
+    by_name: dict[str, list[int]] = {}
+    for index in info.retained:
+        by_name.setdefault(info.class_names[index], []).append(index)
     indices = {str(index): index for index in range(len(info.class_names))}
     indices |= {opaque_name(index): index for index in info.forgotten}
-    name, index = by_name.get(text), indices.get(text)
     if kind == "index" and rest in indices:
         return indices[rest]
-    if kind == "name" and rest in by_name:
-        return by_name[rest]
-    if name is not None and index is not None and name != index:
+    is_name = kind == "name" and rest in by_name
+    named = by_name.get(rest if is_name else text, [])
+    if len(named) > 1:
         raise UserError(
-            f"{text!r} is the name of class {name} and an index too; "
+            f"{text!r} is the name of classes {' and '.join(map(str, named))}; "
+            f"write {' or '.join(f'index:{index}' for index in named)}"
+        )
+    meant = {*named, *([indices[text]] if text in indices and not is_name else [])}
+    if len(meant) > 1:
+        raise UserError(
+            f"{text!r} is the name of class {named[0]} and an index too; "
             f"write name:{text} or index:{text}"
         )
-    if name is None and index is None:
+    if not meant:
         known = ", ".join(f"{i} ({info.class_names[i]})" for i in info.retained[:20])
         more = " ..." if len(info.retained) > 20 else ""
         raise UserError(f"class {text!r} is unknown; the model has {known}{more}")
-    return name if name is not None else index  # type: ignore[return-value]
+    return meant.pop()
 
 
 def check_forgettable(info: ModelInfo, classes: Sequence[int]) -> None:

@@ -83,7 +83,9 @@ def models(console: Console, value: Result) -> None:
             row["parent"] or "",
             row["created"],
         )
-    console.print(table if value["models"] else "No model yet: expunge demo makes one.")
+    # Wider than a narrow terminal rather than cut: names and aliases are there to be copied.
+    shown = table if value["models"] else "No model yet: expunge demo makes one."
+    console.print(shown, width=max(console.width, 160))
 
 
 def rolled_back(console: Console, value: Result) -> None:
