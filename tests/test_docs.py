@@ -20,8 +20,14 @@ def test_the_readme_names_every_command_and_no_other() -> None:
 
 def test_every_option_in_the_readme_exists() -> None:
     known = {flag for command in cli.commands.values() for p in command.params for flag in p.opts}
-    known |= {"--help", "--work", "--env-manager"}
+    known |= {"--help", "--work", "--env-manager", "--backend-store-uri"}
     assert set(re.findall(r"--[a-z][a-z0-9-]+", README)) <= known
+
+
+@pytest.mark.parametrize("command", ["train", "forget"])
+def test_the_readme_names_every_option_of_a_pipeline(command: str) -> None:
+    flags = {flag for p in cli.commands[command].params for flag in p.opts if flag[:2] == "--"}
+    assert flags <= set(re.findall(r"--[a-z][a-z0-9-]+", README))
 
 
 def test_make_targets_exist() -> None:
