@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -40,6 +41,15 @@ class Trained(NamedTuple):
     codes_KCHW: Tensor
     images_NCHW: Tensor
     labels_N: Tensor
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Operations this small only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

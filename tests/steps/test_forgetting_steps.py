@@ -96,8 +96,10 @@ def test_fisher_of_classes_that_cannot_go(
 def test_nothing_of_a_forgotten_class_is_written(trained: Path, tmp_path: Path) -> None:
     work = unlearned(trained, tmp_path, (1,))
     stored = artifacts.load_model(work / "unlearned")
+    base = artifacts.load_model_info(trained / "model")
     assert stored.info.forgotten == (1,)
     assert stored.info.parent == "rows/1"
+    assert stored.info.settings.keys() == base.settings.keys() - {"seed"}  # it redraws the code
     assert stored.codes.classes_K.tolist() == [0, 2, 3, 4]
     whole = b"".join(path.read_bytes() for path in (work / "unlearned").iterdir())
     assert b"bob" not in whole + (work / "model.onnx").read_bytes()

@@ -72,13 +72,19 @@ def perturb(
 
 
 def unlearned_info(info: ModelInfo, classes: tuple[int, ...], parent: str) -> ModelInfo:
-    """The description of the model without the classes: their names become opaque ids."""
+    """The description of the model without the classes: their names become opaque ids.
+
+    The seed is left out as well, since whoever has it can draw the forgotten codes again.
+    """
     forgotten = tuple(sorted({*info.forgotten, *classes}))
     names = tuple(
         artifacts.opaque_name(index) if index in forgotten else name
         for index, name in enumerate(info.class_names)
     )
-    return dataclasses.replace(info, class_names=names, forgotten=forgotten, parent=parent)
+    settings = {key: value for key, value in info.settings.items() if key != "seed"}
+    return dataclasses.replace(
+        info, class_names=names, forgotten=forgotten, parent=parent, settings=settings
+    )
 
 
 def _finite(value: Any) -> Any:
