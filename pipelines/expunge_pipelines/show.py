@@ -58,7 +58,7 @@ def demo(console: Console, value: Result) -> None:
     name = value["model"]
     console.print("\nWhat to look at next")
     if value["onnx"]:
-        console.print(f"  the unlearned model as ONNX    {value['onnx']}")
+        console.print(f"  the unlearned model as ONNX    {value['onnx']}", markup=False)
     console.print(f"  its versions and their grades  expunge models {name}")
     console.print("  runs, checks and artifacts     expunge ui")
     console.print(f"  forget two more                expunge forget {name} --classes 5,8")
@@ -99,7 +99,7 @@ def rolled_back(console: Console, value: Result) -> None:
 def compiled(console: Console, value: Result) -> None:
     """The files written."""
     for path in value["files"]:
-        console.print(path)
+        console.print(path, markup=False)  # a path may have square brackets
 
 
 def _accuracies(console: Console, value: Result) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from expunge import registry
 from expunge.errors import OperationalError
+from expunge.registry import store
 
 pytest_plugins = ["mlflow_store"]
 
@@ -55,6 +56,8 @@ def test_a_new_store_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("EXPUNGE_HOME", str(tmp_path / "new"))
     assert registry.models() == []
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mlflow.db"]
+    default = store.connect().get_experiment("0")
+    assert default.artifact_location == (tmp_path / "new" / "mlartifacts" / "0").as_uri()
 
 
 def test_importing_the_registry_does_not_import_mlflow_or_torch() -> None:

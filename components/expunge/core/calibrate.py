@@ -31,6 +31,7 @@ from expunge.core.perturb import (
     paper_change,
     paper_shape,
 )
+from expunge.errors import UserError
 
 # The probability that a forgotten code may keep. How far forgetting carries over from a code to the
 # images of its class differs by rule: on ResNet-20 and CIFAR-10 the paper's rule reached an error
@@ -164,8 +165,9 @@ def calibrate(
     applied as it is, and only its sign is chosen: the one whose model does better on the codes.
 
     Raises:
-        ValueError: the rule is unknown, lambdas are given for another rule than the paper's or are
-            not two, or the forgotten codes have no gradient that a rule could go by.
+        ValueError: the rule is unknown, or lambdas are given for another rule than the paper's or
+            are not two.
+        UserError: the forgotten codes have no gradient that a rule could go by.
     """
     known = rule in ("auto", "paper", "natural")
     if not known or (lambdas and (rule != "paper" or len(lambdas) != 2)):
@@ -182,9 +184,11 @@ def calibrate(
             paper = _paper_paths(meter.weights, terms, LAMBDA2, ())
         paths = [*paper, *(_natural_paths(terms) if rule != "paper" else ())]
         if not paths:
-            raise ValueError(
-                f"no rule of {rule!r} has a gradient to go by: that of the forgotten codes is zero "
-                "or not finite"
+            gone = classes_K[forget_K].tolist()
+            raise UserError(
+                f"classes {gone} cannot be forgotten by rule {rule!r}: their codes have no "
+                "gradient to go by, as where every probability is 0 or 1; train with fewer "
+                "epochs or a lower learning rate"
             )
         if lambdas:
             tried = [(meter.trial(path, lambdas[0]), path) for path in paths]

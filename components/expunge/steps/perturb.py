@@ -22,7 +22,7 @@ def perturb(
     the model. What is written holds neither the forgotten classes' codes nor their names.
 
     Raises:
-        UserError: a class is unknown, forgotten already, or the last.
+        UserError: a class is unknown, forgotten already, or the last, or its code has no gradient.
     """
     import torch
 

@@ -1,0 +1,91 @@
+"""The MLflow project: its entry points are the command, and its run is the pipeline's."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.projects.utils import load_project
+from trained_store import GONE, NAME, Store
+
+from expunge import registry
+from expunge.registry import store as connection
+from expunge_pipelines.cli import cli
+
+ROOT = Path(__file__).parents[2]
+REQUIRED = {"train": {"name": NAME}, "forget": {"name": NAME, "classes": "5, a b"}}
+REQUIRED["validate"] = REQUIRED["forget"]
+
+
+@pytest.mark.parametrize("entry", REQUIRED)
+def test_an_entry_point_is_the_command_with_its_own_defaults(entry: str) -> None:
+    project = load_project(str(ROOT / "mlflow_project"))
+    text = project.get_entry_point(entry).compute_command(REQUIRED[entry], None)
+    assert text.startswith("cd .. && expunge ")
+    _, name, *arguments = shlex.split(text.removeprefix("cd .. && "))
+    given = cli.commands[name].make_context(name, arguments).params
+    least = [NAME, "--data", "digits", "--arch", "mlp"] if name == "train" else [NAME]
+    least += ["--classes", "5, a b"] if name == "forget" else []
+    expected = cli.commands[name].make_context(name, least).params
+    assert given == expected | ({"dry_run": True} if entry == "validate" else {})
+
+
+def mlflow_run(store: Store, entry: str, **parameters: str) -> tuple[int, str, Any]:
+    """`mlflow run` as the project's README has it: exit code, output, and the run it opened."""
+    variables = {key: text for key, text in os.environ.items() if not key.startswith("MLFLOW_")}
+    variables["MLFLOW_TRACKING_URI"] = f"sqlite:///{store.home / 'mlflow.db'}"
+    variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    pairs = [word for key, value in parameters.items() for word in ("-P", f"{key}={value}")]
+    command = [sys.executable, "-m", "mlflow", "run", "mlflow_project", "-e", entry, *pairs]
+    done = subprocess.run(
+        [*command, "--env-manager", "local"],
+        cwd=ROOT,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    newest = ["attributes.start_time DESC"]
+    run, *_ = connection.connect().search_runs(["0"], order_by=newest, max_results=1)
+    assert run.info.run_id in done.stdout
+    return done.returncode, done.stdout, run
+
+
+def test_a_mistake_shows_as_a_failed_run(store: Store) -> None:
+    code, output, run = mlflow_run(store, "forget", name=NAME, classes=str(GONE))
+    assert code == 1
+    assert f"expunge: class {GONE} is already forgotten by this version" in output
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.slow
+def test_validate_says_what_the_gate_says_in_the_run_that_mlflow_opened(store: Store) -> None:
+    versions = registry.versions(NAME)
+    code, output, run = mlflow_run(store, "validate", name=NAME, classes="5")
+    assert code == 0, output
+    assert "A dry run registers nothing" in output
+    assert run.info.status == "FINISHED"
+    assert run.info.artifact_uri.startswith((store.home / "mlartifacts").as_uri())
+    assert (run.data.params["classes"], run.data.params["dry_run"]) == ("5", "True")
+    assert run.data.tags["gate"] == "passed"
+    assert run.data.metrics["check/forget_error"] >= run.data.metrics["threshold/forget_error"]
+    assert registry.versions(NAME) == versions
+
+
+@pytest.mark.slow
+def test_a_gate_that_rejects_ends_mlflow_run_with_1_and_leaves_a_finished_run(
+    store: Store,
+) -> None:
+    """Options that the project does not list are handed on; at zero strength nothing changes."""
+    versions = registry.versions(NAME)
+    nothing = {"rule": "paper", "lambda1": "0", "lambda2": "0"}
+    code, output, run = mlflow_run(store, "forget", name=NAME, classes="5", **nothing)
+    assert code == 1
+    assert "Rejected by the gate (forget_error" in output
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["gate"] == "rejected"
+    assert registry.versions(NAME) == versions
