@@ -15,6 +15,31 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "none")
 AUGMENTATIONS = ("auto", "none", "flip", "crop-flip")
 RULES = ("auto", "paper", "natural")
+# What a forget that passed is called, the lesser first; `core.gate` says what each takes.
+GRADES = ("suppressed", "forgotten")
+# Every check of a forget. The first reject by default. The others compare with oracles: they decide
+# whether a model is graded forgotten, and reject where a policy names them.
+BASE_CHECKS = (
+    "forget_error",
+    "erased_stay_erased",
+    "retain_accuracy_drop",
+    "worst_class_drop",
+    "codes_forgotten",
+    "codes_retained",
+    "onnx_max_difference",
+    "onnx_equal_argmax",
+)
+ORACLE_CHECKS = (
+    "head_swap",
+    "head_recovery",
+    "prototype_recovery",
+    "relearning",
+    "membership",
+    "output_distance",
+    "cmia",
+    "activation_distance",
+    "tow",
+)
 
 
 def _one_of(field: str, value: str, known: Sequence[str]) -> None:
@@ -117,15 +142,25 @@ class PerturbConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """The gate's thresholds, as fractions; `core.gate` never applies them finer than n can tell."""
+    """The gate's thresholds, as fractions; `core.gate` never applies them finer than n can tell.
+
+    `grade` is the lowest that a promotion needs, `block` the checks whose failing rejects.
+    """
 
     forget_error: float = 0.95  # lowest E_F of a forgotten class
     budget: float = 0.015  # drop of A_R against the base version
     worst_drop: float = 0.06  # drop of the worst retained class
     chance_factor: float = 3.0  # a trained model's test accuracy, over chance
     onnx_atol: float = 1e-5
+    grade: str = "suppressed"
+    block: tuple[str, ...] = BASE_CHECKS
 
     def __post_init__(self) -> None:
         for field in ("forget_error", "budget", "worst_drop", "onnx_atol"):
             _within(field, getattr(self, field), 0, 1)
         _within("chance_factor", self.chance_factor, 1, 1e6)
+        _one_of("grade", self.grade, GRADES)
+        for check in self.block:
+            _one_of("block", check, BASE_CHECKS + ORACLE_CHECKS)
+        if not self.block:
+            raise UserError("block is empty; name the checks whose failing is to reject a forget")

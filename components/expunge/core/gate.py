@@ -5,22 +5,29 @@ never finer than the test set can tell: with n samples it is at least 3 / n away
 three samples being what a change of nothing but rounding can move.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Compare = Literal[">=", "<="]
+About = Literal["outputs", "utility", "codes", "file", "oracles"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """`value` compared with `threshold`; `samples` is n where the value was measured on data."""
+    """`value` compared with `threshold`; `samples` is n where the value was measured on data.
+
+    `about` says what it looks at. `counts` belongs to a comparison with oracles: whether it can
+    tell in this run, the original and the mask failing it.
+    """
 
     name: str
     value: float
     compare: Compare
     threshold: float
     samples: int | None = None
+    about: About = "outputs"
+    counts: bool | None = None
 
     @property
     def passed(self) -> bool:
@@ -29,10 +36,19 @@ class Check:
             return self.value >= self.threshold
         return self.value <= self.threshold
 
-    def as_row(self) -> dict[str, object]:
-        """The check as it is stored with the run."""
-        row = {"name": self.name, "value": self.value, "compare": self.compare}
-        return row | {"threshold": self.threshold, "samples": self.samples, "passed": self.passed}
+    def as_row(self, block: Collection[str] = ()) -> dict[str, object]:
+        """The check as it is stored with the run; `block` are the names of those that reject."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "compare": self.compare,
+            "threshold": self.threshold,
+            "samples": self.samples,
+            "passed": self.passed,
+            "about": self.about,
+            "blocks": self.name in block,
+            "counts": self.counts,
+        }
 
 
 def resolvable(margin: float, samples: int) -> float:
@@ -70,8 +86,8 @@ def train_checks(
     """
     floor = accuracy_floor(num_classes, chance_factor)
     return [
-        Check("code_accuracy", code_accuracy, ">=", 1.0),
-        Check("test_accuracy", test_accuracy, ">=", floor, test_samples),
+        Check("code_accuracy", code_accuracy, ">=", 1.0, about="codes"),
+        Check("test_accuracy", test_accuracy, ">=", floor, test_samples, "utility"),
     ]
 
 
@@ -100,34 +116,39 @@ def forget_checks(
     """
     requested, gone = sorted(set(forget)), sorted(set(erased))
     retained = [i for i in range(len(after)) if i not in requested and i not in gone]
-    weakest = min(requested, key=lambda i: (1 - after[i], samples[i]))
     worst = max(retained, key=lambda i: before[i] - after[i])
     total = sum(samples[i] for i in retained)
     drop = sum((before[i] - after[i]) * samples[i] for i in retained) / max(total, 1)
     checks = [
-        Check(
-            "forget_error",
-            1 - after[weakest],
-            ">=",
-            1 - resolvable(1 - forget_error, samples[weakest]),
-            samples[weakest],
-        ),
-        Check("retain_accuracy_drop", drop, "<=", resolvable(budget, total), total),
+        error_check("forget_error", after, samples, requested, forget_error),
+        Check("retain_accuracy_drop", drop, "<=", resolvable(budget, total), total, "utility"),
         Check(
             "worst_class_drop",
             before[worst] - after[worst],
             "<=",
             resolvable(worst_drop, samples[worst]),
             samples[worst],
+            "utility",
         ),
-        Check("codes_forgotten", codes_forgotten, ">=", 1.0),
-        Check("codes_retained", codes_retained, ">=", 1.0),
+        Check("codes_forgotten", codes_forgotten, ">=", 1.0, about="codes"),
+        Check("codes_retained", codes_retained, ">=", 1.0, about="codes"),
     ]
     if gone:
-        back = min(gone, key=lambda i: (1 - after[i], samples[i]))
-        margin = resolvable(1 - forget_error, samples[back])
-        checks.append(Check("erased_stay_erased", 1 - after[back], ">=", 1 - margin, samples[back]))
+        checks.append(error_check("erased_stay_erased", after, samples, gone, forget_error))
     return checks
+
+
+def error_check(
+    name: str,
+    accuracy: Sequence[float],
+    samples: Sequence[int],
+    classes: Iterable[int],
+    least: float,
+) -> Check:
+    """The lowest error of the classes, which index `accuracy` and `samples`, against `least`."""
+    weakest = min(classes, key=lambda i: (1 - accuracy[i], samples[i]))
+    count = samples[weakest]
+    return Check(name, 1 - accuracy[weakest], ">=", 1 - resolvable(1 - least, count), count)
 
 
 def parity_checks(max_difference: float, equal_argmax: bool, atol: float) -> list[Check]:
@@ -137,6 +158,6 @@ def parity_checks(max_difference: float, equal_argmax: bool, atol: float) -> lis
     a relative one would judge rounding on outputs near zero.
     """
     return [
-        Check("onnx_max_difference", max_difference, "<=", atol),
-        Check("onnx_equal_argmax", float(equal_argmax), ">=", 1.0),
+        Check("onnx_max_difference", max_difference, "<=", atol, about="file"),
+        Check("onnx_equal_argmax", float(equal_argmax), ">=", 1.0, about="file"),
     ]

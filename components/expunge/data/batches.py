@@ -20,6 +20,7 @@ from expunge.errors import DataError, UserError
 
 # Arrays larger than this share of a GPU's free memory stay in the host's, to leave the model room.
 DEVICE_SHARE = 0.5
+TAKEN_AT_ONCE = 256  # rows that a worker decodes before it hands them on
 SMALL = 64  # pixels a side up to which images are cropped within a border of zeros
 
 
@@ -50,6 +51,9 @@ class Split(Protocol):
 
     def eval_batches(self, size: int, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
         """Images_NHWC and labels_N of this process's part of the split, in order."""
+
+    def take(self, rows_N: Tensor) -> Tensor:
+        """The images_NHWC of these rows, in their order."""
 
 
 def choose_augmentation(requested: str, info: DatasetInfo) -> str:
@@ -123,7 +127,8 @@ class ArraySplit:
         place = device if _fits(images_NHWC.nbytes, device) else torch.device("cpu")
         return cls(images_NHWC.to(place), labels_N.to(device), device)
 
-    def _take(self, rows_N: Tensor) -> Tensor:
+    def take(self, rows_N: Tensor) -> Tensor:
+        """See `Split`."""
         place = self.images_NHWC.device
         return self.images_NHWC.index_select(0, rows_N.to(place)).to(self.device)
 
@@ -135,7 +140,7 @@ class ArraySplit:
         for start, stop in bounds:
             part = slice(*share.within(start, stop))
             rows_N = draws.order_N[part]
-            images_NHWC = self._take(rows_N)
+            images_NHWC = self.take(rows_N)
             if augment == "crop-flip":
                 images_NHWC = crop_and_flip(images_NHWC, draws.shifts_N2[part], draws.flips_N[part])
             elif augment == "flip":
@@ -196,3 +201,9 @@ class FileSplit:
         batches: list[list[Job]] = [[(row, None, False) for row in range(*part)] for part in parts]
         for images_NHWC, part in zip(self.loader.decode(batches), parts, strict=True):
             yield images_NHWC.to(self.device, non_blocking=True), self.labels_N[slice(*part)]
+
+    def take(self, rows_N: Tensor) -> Tensor:
+        """See `Split`."""
+        parts = torch.split(rows_N, TAKEN_AT_ONCE)
+        batches: list[list[Job]] = [[(row, None, False) for row in p.tolist()] for p in parts]
+        return torch.cat(list(self.loader.decode(batches))).to(self.device)

@@ -1,0 +1,67 @@
+"""A policy: a small YAML file that says what a forget needs before it is promoted.
+
+    grade: forgotten        # or suppressed, the default
+    budget: 0.01            # retained accuracy that a forget may cost; rule auto goes as deep as it
+    forget_error: 0.99      # lowest error on a forgotten class
+    worst_drop: 0.05        # largest drop of a retained class
+    block: [forget_error, erased_stay_erased, retain_accuracy_drop, head_recovery]
+
+Each key is a field of `GateConfig`; one that is left out keeps its default.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from expunge.config import GateConfig
+from expunge.errors import UserError
+
+NUMBERS = ("forget_error", "budget", "worst_drop")
+KEYS = ("grade", *NUMBERS, "block")
+
+
+def load_policy(path: Path, **overrides: float | None) -> GateConfig:
+    """What the file sets, with those of `overrides` that are not None in its place.
+
+    Raises:
+        UserError: the file cannot be read, or it has an unknown key or check, a value of the wrong
+            kind or one out of range; the message names the file.
+    """
+    try:
+        settings = _read(path)
+        given = {key: value for key, value in overrides.items() if value is not None}
+        return GateConfig(**(settings | given))
+    except UserError as error:
+        raise UserError(f"policy {path}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"it cannot be read as YAML ({error})") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"it holds {raw!r}; expected keys such as grade: forgotten")
+    for key, value in raw.items():
+        if key not in KEYS:
+            raise UserError(f"{key!r} is unknown; expected {', '.join(KEYS)}")
+        _check_kind(key, value)
+    block = raw.get("block")
+    return raw | ({} if block is None else {"block": tuple(block)})
+
+
+def _check_kind(key: str, value: Any) -> None:
+    if key == "block":
+        right, expected = _is_texts(value), "a list of checks"
+    elif key == "grade":
+        right, expected = isinstance(value, str), "suppressed or forgotten"
+    else:
+        right = isinstance(value, (int, float)) and not isinstance(value, bool)
+        expected = "a fraction from 0 to 1"
+    if not right:
+        raise UserError(f"{key} is {value!r}; expected {expected}")
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)

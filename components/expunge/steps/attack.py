@@ -1,0 +1,256 @@
+"""The battery as validation runs it: the unlearned model beside controls and oracles."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from expunge.artifacts import DatasetInfo, StoredModel
+from expunge.core import grades, metrics
+from expunge.core.attacks import RELEARN_STEPS, head_swap
+from expunge.core.battery import Request
+from expunge.core.gate import Check
+from expunge.core.grades import Grade
+from expunge.core.heads import Head, Observed, masked, observe, read_head, soft_masked, with_head
+from expunge.core.judge import Judgement, judge, outputs_forget
+from expunge.steps.bench import SEED, Bench, open_bench
+from expunge.steps.device import best_device
+
+# Those to compare with, and one to hold out.
+LEAST_ORACLES = grades.LEAST_ORACLES + 1
+# How the models are named in reports. The held-out oracle is a control: it has to be forgotten.
+UNLEARNED, ORIGINAL, MASK, SOFT_MASK, HELD_OUT = (
+    "unlearned",
+    "original",
+    "mask",
+    "soft-mask",
+    "held-out",
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found beside the checks without oracles.
+
+    `grades` is the grade of each model by what it shows of forgetting alone, `checks` the unlearned
+    model's comparisons with oracles, `report` the battery's part of validation's. `reasons` say why
+    no more could be shown, `problems` why the run cannot be trusted.
+    """
+
+    grades: Mapping[str, Grade]
+    checks: tuple[Check, ...]
+    report: Mapping[str, Any]
+    reasons: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One request: the models on their device, and how low an error is still forgetting."""
+
+    forget: tuple[int, ...]
+    retain: tuple[int, ...]
+    original: nn.Module
+    unlearned: nn.Module
+    retained_codes_KCHW: torch.Tensor
+    num_classes: int
+    forget_error: float
+
+    def masks(self) -> dict[str, Head]:
+        """The original's head, masked in both ways."""
+        head = read_head(self.original, self.num_classes)
+        codes = [(self.retained_codes_KCHW, torch.zeros(len(self.retained_codes_KCHW)))]
+        features_KD = observe(self.original, codes, self.num_classes).features_ND
+        return {
+            MASK: masked(head, self.forget),
+            SOFT_MASK: soft_masked(head, features_KD, self.forget),
+        }
+
+
+def attack(
+    dataset: Path,
+    info: DatasetInfo,
+    original: StoredModel,
+    unlearned: StoredModel,
+    oracles: Sequence[StoredModel],
+    classes: Sequence[int],
+    *,
+    forget_error: float,
+) -> Findings:
+    """Compare the unlearned model with its original, the masks and the oracles.
+
+    All oracles but the last are compared with; the last is held out, a control that has to be
+    graded forgotten. Fewer than `LEAST_ORACLES` + 1 are not used at all: then there is the head
+    swap alone, which needs none.
+
+    Raises:
+        UserError: a class that takes part has no image in one of the splits.
+    """
+    device = best_device()
+    gone = {*classes, *original.info.forgotten}
+    kept_K = torch.tensor([int(c) not in gone for c in original.codes.classes_K])
+    case = _Case(
+        forget=tuple(sorted(classes)),
+        retain=tuple(i for i in range(len(info.class_names)) if i not in gone),
+        original=original.module.to(device),
+        unlearned=unlearned.module.to(device),
+        retained_codes_KCHW=original.codes.images_KCHW[kept_K].to(device),
+        num_classes=len(info.class_names),
+        forget_error=forget_error,
+    )
+    layers = metrics.relative_changes(
+        dict(case.original.named_parameters()), dict(case.unlearned.named_parameters())
+    )
+    depth = {"layers": [{"name": n, "relative_change": v} for n, v in layers.items()]}
+    try:
+        read_head(case.original, case.num_classes)
+    except ValueError as error:
+        reason = f"No attack looked into the body: {error}."
+        return Findings({}, (), _report({}, depth=depth), (reason,), ())
+    scale = original.info.mean, original.info.std
+    bench = open_bench(dataset, info, scale, case.forget, case.retain, device)
+    if len(oracles) < LEAST_ORACLES:
+        return _without_oracles(case, bench, depth, len(oracles))
+    return _with_oracles(case, bench, depth, [oracle.module.to(device) for oracle in oracles])
+
+
+def _report(
+    attacks: Mapping[str, Any],
+    *,
+    depth: Mapping[str, Any],
+    oracles: int = 0,
+    relearning: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {"oracles": oracles, "attacks": attacks, "relearning": relearning, "depth": depth}
+
+
+def _depth(
+    case: _Case, layers: Mapping[str, Any], original: Observed, unlearned: Observed
+) -> dict[str, Any]:
+    """Which part of the effect each half of the change has; all are the lowest forget error."""
+
+    def error(test: Observed) -> float:
+        return 1 - max(test.of(index).right for index in case.forget)
+
+    heads = [read_head(model, case.num_classes) for model in (case.original, case.unlearned)]
+    return {
+        **layers,
+        "head_alone": error(original.under(heads[1])),
+        "body_alone": error(unlearned.under(heads[0])),
+        "both": error(unlearned),
+    }
+
+
+def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any], found: int) -> Findings:
+    """The head swap, the depth, and the grades of the controls by their outputs."""
+    tests = {
+        ORIGINAL: bench.observe(case.original, "forget_test"),
+        UNLEARNED: bench.observe(case.unlearned, "forget_test"),
+    }
+    tests |= {name: tests[ORIGINAL].under(head) for name, head in case.masks().items()}
+    given = {
+        name: grades.grade(outputs_forget(test, case.forget, case.forget_error), {}, frozenset())
+        for name, test in tests.items()
+    }
+    head = read_head(case.original, case.num_classes)
+    swapped = {name: head_swap(test, head, case.forget) for name, test in tests.items()}
+    worst = max(range(len(case.forget)), key=lambda k: swapped[UNLEARNED][k])
+    row = {name: values[worst] for name, values in swapped.items()}
+    depth = _depth(case, layers, tests[ORIGINAL], tests[UNLEARNED])
+    needed = LEAST_ORACLES
+    reason = (
+        f"Nothing was compared with retrained models: there are {found}, and {needed} are needed "
+        f"({needed - 1} to compare with, one held out as a control)."
+    )
+    report = _report({"head_swap": row | {"threshold": None}}, depth=depth)
+    return Findings(given, (), report, (reason,), _problems(given))
+
+
+def _with_oracles(
+    case: _Case, bench: Bench, layers: Mapping[str, Any], oracles: Sequence[nn.Module]
+) -> Findings:
+    """The whole battery."""
+    original = bench.see(case.original)
+    seen = {UNLEARNED: bench.see(case.unlearned), ORIGINAL: original}
+    for name, head in case.masks().items():
+        seen[name] = original.under(head, bench.relearn(with_head(case.original, head)))
+    *compared, held_out = [bench.see(oracle) for oracle in oracles]
+    seen[HELD_OUT] = held_out
+    request = Request(case.forget, case.retain, original, SEED)
+    found = judge(request, seen, compared, (ORIGINAL, MASK), case.forget_error)
+    attacks = {name: _row(name, found) for name in found.values[UNLEARNED]}
+    attacks["anamnesis"] = _anamnesis(found)
+    curves = {name: one.relearning for name, one in seen.items()}
+    relearning = {
+        "steps": list(original.relearning.steps),
+        "curves": {
+            **{name: curve.highest for name, curve in curves.items()},
+            "oracles": [oracle.relearning.highest for oracle in compared],
+        },
+    }
+    depth = _depth(case, layers, original.forget_test, seen[UNLEARNED].forget_test)
+    report = _report(attacks, depth=depth, oracles=len(compared), relearning=relearning)
+    told = tuple(
+        dataclasses.replace(check, counts=name in found.counting)
+        for name, check in found.checks[UNLEARNED].items()
+    )
+    reasons = _reasons(told, found.counting)
+    return Findings(found.grades, told, report, reasons, _problems(found.grades))
+
+
+def _row(name: str, found: Judgement) -> dict[str, Any]:
+    """A metric of every model, for the forgotten class that the unlearned one's check shows."""
+    comparison = found.comparisons.get(name)
+    mine = [value for value in found.values[UNLEARNED][name] if value is not None]
+    worst = comparison.worst(mine) if comparison and mine else 0
+    row: dict[str, Any] = {model: values[name][worst] for model, values in found.values.items()}
+    row["oracles"] = [values[name][worst] for values in found.oracles]
+    row["threshold"] = comparison.thresholds[worst] if comparison else None
+    return row
+
+
+def _anamnesis(found: Judgement) -> dict[str, Any]:
+    """Steps to relearn over the oracles' mean; no value where both never did within the cap."""
+    steps = [measured.steps_to_relearn for measured in found.oracles_alone]
+    row: dict[str, Any] = {
+        name: metrics.anamnesis_index(measured.steps_to_relearn, steps, RELEARN_STEPS)
+        for name, measured in found.alone.items()
+    }
+    return row | {"oracles": [], "threshold": None, "cap": RELEARN_STEPS, "oracle_steps": steps}
+
+
+def _reasons(checks: Sequence[Check], counting: frozenset[str]) -> tuple[str, ...]:
+    """Why the grade is not higher."""
+    reasons = []
+    if not counting.intersection(grades.BODY):
+        reasons.append(
+            "No comparison that looks into the body could tell the original and the mask from "
+            "retrained models in this run, so none can show that the body forgot."
+        )
+    failed = [check.name for check in checks if check.counts and not check.passed]
+    if failed:
+        reasons.append(f"Unlike retrained models by {', '.join(failed)}.")
+    missing = sorted(counting - {check.name for check in checks})
+    if missing:
+        reasons.append(f"Could not be measured on this model: {', '.join(missing)}.")
+    return tuple(reasons)
+
+
+def _problems(given: Mapping[str, Grade]) -> tuple[str, ...]:
+    """What the controls got and must not get; it says that the instrument is broken."""
+    problems = [
+        f"The {name} control, which forgot nothing, was graded forgotten."
+        for name in (ORIGINAL, MASK, SOFT_MASK)
+        if given.get(name) == "forgotten"
+    ]
+    if given[ORIGINAL] != "failed":
+        problems.append("The original model was not graded failed.")
+    if HELD_OUT in given and given[HELD_OUT] != "forgotten":
+        problems.append(
+            f"The held-out oracle, retrained without the class, was graded {given[HELD_OUT]}."
+        )
+    return tuple(problems)

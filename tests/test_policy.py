@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from expunge.config import BASE_CHECKS, GateConfig
+from expunge.errors import UserError
+from expunge.policy import load_policy
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "policy.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_what_is_left_out_keeps_its_default(tmp_path: Path) -> None:
+    assert load_policy(written(tmp_path, "budget: 0.01")) == GateConfig(budget=0.01)
+    assert load_policy(written(tmp_path, "{}")) == GateConfig()
+
+
+def test_every_key_is_taken(tmp_path: Path) -> None:
+    text = """
+        grade: forgotten
+        budget: 0
+        forget_error: 1
+        worst_drop: 0.05
+        block: [forget_error, head_recovery]
+    """
+    assert load_policy(written(tmp_path, text)) == GateConfig(
+        forget_error=1,
+        budget=0,
+        worst_drop=0.05,
+        grade="forgotten",
+        block=("forget_error", "head_recovery"),
+    )
+
+
+def test_an_option_goes_before_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "{budget: 0.01, worst_drop: 0.02}")
+    policy = load_policy(path, budget=0.03, worst_drop=None)
+    assert (policy.budget, policy.worst_drop) == (0.03, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("block: [forget_eror]", "block is 'forget_eror'; expected one of forget_error, "),
+        ("block: []", "block is empty; name the checks"),
+        ("block: forget_error", "block is 'forget_error'; expected a list of checks"),
+        ("block: [1]", r"block is \[1\]; expected a list of checks"),
+        ("grade: failed", "grade is 'failed'; expected one of suppressed, forgotten"),
+        ("grade: 1", "grade is 1; expected suppressed or forgotten"),
+        ("budget: 1.5", "budget is 1.5; expected a value from 0 to 1"),
+        ("budget: -0.1", "budget is -0.1; expected a value from 0 to 1"),
+        ("forget_error: .nan", "forget_error is nan; expected a value from 0 to 1"),
+        ("worst_drop: true", "worst_drop is True; expected a fraction"),
+        ("worst_drop: '5 %'", "worst_drop is '5 %'; expected a fraction"),
+        ("treshold: 1", "'treshold' is unknown; expected grade, forget_error, budget"),
+        ("", "it holds None; expected keys such as grade: forgotten"),
+        ("[1, 2]", r"it holds \[1, 2\]; expected keys"),
+        ("a: [", r"it cannot be read as YAML \("),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(UserError, match=f"policy {path}: {message}"):
+        load_policy(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"policy .*absent\.yaml: it cannot be read .*No such file"):
+        load_policy(tmp_path / "absent.yaml")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="binary: it cannot be read as YAML"):
+        load_policy(tmp_path / "binary")
+
+
+def test_by_default_every_check_without_oracles_rejects() -> None:
+    assert GateConfig().block == BASE_CHECKS
