@@ -94,8 +94,10 @@ def test_parity() -> None:
 
 
 def test_a_check_is_stored_with_its_verdict() -> None:
-    row = Check("budget", 0.01, "<=", 0.02, 300).as_row()
-    assert row == {
+    check = Check("budget", 0.01, "<=", 0.02, 300, about="utility")
+    row = {
         "name": "budget", "value": 0.01, "compare": "<=", "threshold": 0.02,
-        "samples": 300, "passed": True,
+        "samples": 300, "passed": True, "about": "utility", "blocks": True, "counts": None,
     }  # fmt: skip
+    assert check.as_row(["budget"]) == row
+    assert check.as_row(["another"]) == row | {"blocks": False}

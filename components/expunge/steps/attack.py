@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from expunge import artifacts
 from expunge.artifacts import DatasetInfo, StoredModel
 from expunge.core import grades, metrics
 from expunge.core.attacks import RELEARN_STEPS, head_swap
@@ -43,7 +44,7 @@ class Findings:
 
     grades: Mapping[str, Grade]
     checks: tuple[Check, ...]
-    report: Mapping[str, Any]
+    report: dict[str, Any]
     reasons: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -125,7 +126,9 @@ def _report(
     oracles: int = 0,
     relearning: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    return {"oracles": oracles, "attacks": attacks, "relearning": relearning, "depth": depth}
+    report = {"oracles": oracles, "attacks": attacks, "relearning": relearning, "depth": depth}
+    kept: dict[str, Any] = artifacts.finite(report)
+    return kept
 
 
 def _depth(
@@ -174,8 +177,11 @@ def _with_oracles(
     case: _Case, bench: Bench, layers: Mapping[str, Any], oracles: Sequence[nn.Module]
 ) -> Findings:
     """The whole battery."""
-    original = bench.see(case.original)
-    seen = {UNLEARNED: bench.see(case.unlearned), ORIGINAL: original}
+    original, unlearned = bench.see(case.original), bench.see(case.unlearned)
+    if not unlearned.finite:
+        reason = "The unlearned model gives values that are no numbers; no attack could be run."
+        return Findings({UNLEARNED: "failed"}, (), _report({}, depth=layers), (reason,), ())
+    seen = {UNLEARNED: unlearned, ORIGINAL: original}
     for name, head in case.masks().items():
         seen[name] = original.under(head, bench.relearn(with_head(case.original, head)))
     *compared, held_out = [bench.see(oracle) for oracle in oracles]

@@ -42,7 +42,7 @@ class Bench:
         return battery.relearning_of(model, train, test, self.forget, SEED)
 
     def see(self, model: nn.Module) -> Seen:
-        """Everything that the metrics need of a model; what it says lies on the CPU."""
+        """Everything that the metrics need of a model."""
         parts = ("head_train", "forget_train", "retain_train", "forget_test", "retain_test")
         observed = {part: self.observe(model, part) for part in parts}
         head = read_head(model, self.num_classes)

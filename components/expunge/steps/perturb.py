@@ -1,7 +1,6 @@
 """The step that forgets: one change of the weights."""
 
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,8 @@ def perturb(
     artifacts.save_model(unlearned, info, module.state_dict(), codes)
 
     def row(trial: Trial) -> dict[str, Any]:
-        values = dataclasses.asdict(trial) | {"lambdas": list(trial.lambdas)}
-        return {key: _finite(value) for key, value in values.items()}
+        values: dict[str, Any] = artifacts.finite(dataclasses.asdict(trial))
+        return values
 
     return {
         "classes": sorted(config.classes),
@@ -85,8 +84,3 @@ def unlearned_info(info: ModelInfo, classes: tuple[int, ...], parent: str) -> Mo
     return dataclasses.replace(
         info, class_names=names, forgotten=forgotten, parent=parent, settings=settings
     )
-
-
-def _finite(value: Any) -> Any:
-    """None for what JSON has no number for: a loss or a damage beyond all bounds."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

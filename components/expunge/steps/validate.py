@@ -11,9 +11,11 @@ from expunge import artifacts, export
 from expunge.artifacts import StoredModel
 from expunge.config import GateConfig
 from expunge.core import gate, metrics
+from expunge.core.gate import Check
 from expunge.core.training import normalise
 from expunge.data.batches import Share, Split, open_split
 from expunge.errors import UserError
+from expunge.steps.attack import UNLEARNED, Findings, attack
 from expunge.steps.device import best_device
 
 BATCH = 256
@@ -26,16 +28,21 @@ def validate(
     onnx: Path,
     *,
     base: Path | None = None,
+    oracles: Path | None = None,
     classes: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Check a trained model, or with `base` and `classes` an unlearned one against its base.
 
     Accuracies are those of the float32 model on the test split; the ONNX file `onnx`, which is
-    what will serve, is compared with it on every test image. The grade of a forget that passed is
-    "suppressed": nothing here looks deeper than the outputs.
+    what will serve, is compared with it on every test image. A forget is attacked as well, beside
+    its controls: `oracles` is a folder of model folders, models retrained without the classes.
+
+    A forget passes when no check of `config.block` fails, its grade is `config.grade` or better,
+    and the controls got the grades that they must. It is graded "failed" where a check of the
+    outputs or one that blocks fails, and else as `core.grades` says.
 
     Raises:
-        UserError: the data set does not fit the model, or has no test image of a class it needs.
+        UserError: the data set does not fit the model, or lacks images of a class that it needs.
     """
     info = artifacts.load_dataset_info(dataset)
     unlearned = artifacts.load_model(model)
@@ -51,9 +58,13 @@ def validate(
     after = _accuracies(torch.from_numpy(parity.predictions_N), labels_N, num_classes)
     report: dict[str, Any] = {
         "classes": sorted(classes),
+        "class_names": list(unlearned.info.class_names),
         "data_digest": info.splits["test"].digest,
         "samples": samples,
     }
+    # no two probabilities differ by more than 1, and JSON has no number for infinity
+    difference = min(parity.max_abs_difference, 1.0)
+    file_checks = gate.parity_checks(difference, parity.equal_argmax, config.onnx_atol)
     if base is None:
         trained = unlearned.info.retained
         _need_samples(info.source, samples, trained)
@@ -66,37 +77,79 @@ def validate(
             chance_factor=config.chance_factor,
         )
         report["after"] = {"test_accuracy": checks[1].value, "per_class": after}
-    else:
-        erased = original.info.forgotten
-        retained = [i for i in original.info.retained if i not in classes]
-        _need_samples(info.source, samples, [*classes, *retained])
-        before = _accuracies(_predictions(original, split), labels_N, num_classes)
-        right_K = _codes_right(unlearned, original)
-        chosen_K = torch.isin(original.codes.classes_K, torch.tensor(list(classes)))
-        checks = gate.forget_checks(
-            before=before,
-            after=after,
-            samples=samples,
-            forget=classes,
-            erased=[i for i in erased if samples[i]],
-            forget_error=config.forget_error,
-            budget=config.budget,
-            worst_drop=config.worst_drop,
-            codes_forgotten=1 - right_K[chosen_K].mean().item(),
-            codes_retained=right_K[~chosen_K].mean().item(),
-        )
-        for key, accuracies in (("before", before), ("after", after)):
-            report[key] = _paper_metrics(accuracies, samples, classes, retained)
-    # no two probabilities differ by more than 1, and JSON has no number for infinity
-    difference = min(parity.max_abs_difference, 1.0)
-    checks += gate.parity_checks(difference, parity.equal_argmax, config.onnx_atol)
+        return report | _trained([*checks, *file_checks])
+    erased = original.info.forgotten
+    retained = [i for i in original.info.retained if i not in classes]
+    _need_samples(info.source, samples, [*classes, *retained])
+    before = _accuracies(_predictions(original, split), labels_N, num_classes)
+    right_K = _codes_right(unlearned, original)
+    chosen_K = torch.isin(original.codes.classes_K, torch.tensor(list(classes)))
+    checks = gate.forget_checks(
+        before=before,
+        after=after,
+        samples=samples,
+        forget=classes,
+        erased=[i for i in erased if samples[i]],
+        forget_error=config.forget_error,
+        budget=config.budget,
+        worst_drop=config.worst_drop,
+        codes_forgotten=1 - right_K[chosen_K].mean().item(),
+        codes_retained=right_K[~chosen_K].mean().item(),
+    )
+    for key, accuracies in (("before", before), ("after", after)):
+        report[key] = _paper_metrics(accuracies, samples, classes, retained)
+    findings = attack(
+        dataset,
+        info,
+        original,
+        unlearned,
+        [artifacts.load_model(folder) for folder in _folders(oracles)],
+        classes,
+        forget_error=config.forget_error,
+    )
+    return report | findings.report | _forgotten(config, [*checks, *file_checks], findings)
+
+
+def _trained(checks: Sequence[Check]) -> dict[str, Any]:
+    """The verdict on a training: every check blocks."""
     passed = all(check.passed for check in checks)
-    grade = "suppressed" if base else "trained"
-    return report | {
-        "checks": [check.as_row() for check in checks],
+    names = [check.name for check in checks]
+    return {
+        "checks": [check.as_row(names) for check in checks],
         "passed": passed,
-        "grade": grade if passed else "failed",
+        "grade": "trained" if passed else "failed",
     }
+
+
+def _forgotten(config: GateConfig, checks: Sequence[Check], findings: Findings) -> dict[str, Any]:
+    """The verdict on a forget."""
+    every = [*checks, *findings.checks]
+    # what the outputs do not show is not forgotten, whether the policy lets it block or not
+    rejecting = {*config.block, "forget_error", "erased_stay_erased"}
+    failed = [check.name for check in every if check.name in rejecting and not check.passed]
+    grade = "failed" if failed else findings.grades.get(UNLEARNED, "suppressed")
+    enough = grade == "forgotten" or (grade, config.grade) == ("suppressed", "suppressed")
+    return {
+        "checks": [check.as_row(rejecting) for check in every],
+        "grade": grade,
+        "needed": config.grade,
+        "trustworthy": not findings.problems,
+        "reasons": [*findings.problems, *findings.reasons],
+        "controls": {name: own for name, own in findings.grades.items() if name != UNLEARNED},
+        "passed": enough and not findings.problems,
+        "policy": {
+            "grade": config.grade,
+            "budget": config.budget,
+            "forget_error": config.forget_error,
+            "worst_drop": config.worst_drop,
+            "block": list(config.block),
+        },
+    }
+
+
+def _folders(oracles: Path | None) -> list[Path]:
+    """The model folders within, by name."""
+    return sorted(path for path in oracles.iterdir() if path.is_dir()) if oracles else []
 
 
 def _paper_metrics(
