@@ -202,7 +202,7 @@ def _row(name: str, seen: Seen, found: Judgement) -> dict[str, Any]:
         "retain_accuracy": seen.retain_test.right,
         "values": values,
         "oracles": {metric: mean(own) if own else None for metric, own in oracles.items()},
-        "thresholds": {metric: c.thresholds[0] for metric, c in found.comparisons.items()},
+        "thresholds": {metric: check.threshold for metric, check in found.checks[name].items()},
         "passed": {metric: check.passed for metric, check in found.checks[name].items()},
         "counting": sorted(found.counting),
         "steps_to_relearn": found.alone[name].steps_to_relearn,

@@ -140,6 +140,7 @@ class Measured:
     """The values of each metric by forgotten class (one value for `tow`); None where unknown."""
 
     values: Values
+    head_swap: list[float]
     membership: Membership
     steps_to_relearn: int
 
@@ -159,14 +160,16 @@ def measure_alone(request: Request, seen: Seen) -> Measured:
     )
     usable = members.auc >= attacks.LEAST_AUC
     wanted = [attacks.RELEARNED * value for value in original.forget_accuracy(forget)]
+    swapped = attacks.head_swap(seen.forget_test, original.head, forget)
     return Measured(
         {
-            "head_swap": attacks.head_swap(seen.forget_test, original.head, forget),
+            "head_swap": swapped,
             "head_recovery": attacks.head_recovery(seen.head_train, seen.forget_test, forget),
             "prototype_recovery": prototypes,
             "relearning": seen.relearning.areas,
             "membership": members.members if usable else [None] * len(forget),
         },
+        swapped,
         members,
         seen.relearning.steps_to(wanted),
     )

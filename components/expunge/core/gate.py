@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Compare = Literal[">=", "<="]
-About = Literal["outputs", "utility", "codes", "file", "oracles"]
+About = Literal["outputs", "utility", "codes", "file", "body", "oracles"]
 
 
 @dataclass(frozen=True)
 class Check:
     """`value` compared with `threshold`; `samples` is n where the value was measured on data.
 
-    `about` says what it looks at. `counts` belongs to a comparison with oracles: whether it can
-    tell in this run, the original and the mask failing it.
+    `about` says what it looks at. `counts` belongs to what looks for hidden knowledge, and is
+    whether it can tell in this run: the original and the mask fail it.
     """
 
     name: str

@@ -37,27 +37,24 @@ class Tolerance:
     cap: float
 
 
-# Gaps under the margin are no evidence of anything that was learnt: a tenth of the distance
-# between original and oracles on MNIST and CIFAR-10 or less (tests/benchmarks/battery.py has both).
+# Set on MNIST, from what retrained models differ by and how far the original is from them
+# (tests/benchmarks/battery.py prints both).
 TOLERANCES = {
-    "head_swap": Tolerance(0.05, 0.03),
     "head_recovery": Tolerance(0.005, 0.02),
     "prototype_recovery": Tolerance(0.05, 0.03),
     "relearning": Tolerance(0.05, 0.03),
     "membership": Tolerance(0.05, 0.03),
-    "output_distance": Tolerance(0.05, 0.03),
+    "output_distance": Tolerance(0.08, 0.03),
     "cmia": Tolerance(0.05, 0.03),
-    "activation_distance": Tolerance(0.05, 0.03),
+    "activation_distance": Tolerance(0.08, 0.03),
     "tow": Tolerance(0.02, 0.02),
 }
 # Measured on test images of the forgotten class, so that no gap finer than 3 / n can be told.
-ON_TEST_IMAGES = (
-    "head_swap",
-    "head_recovery",
-    "prototype_recovery",
-    "output_distance",
-    "cmia",
-)
+ON_TEST_IMAGES = ("head_recovery", "prototype_recovery", "output_distance", "cmia")
+# The share of the original's accuracy at which a class has come back under the original's head.
+# Bodies that never saw the class reached 0.6 of it on MNIST, by chance and far apart from each
+# other, so this is no comparison with oracles, and to stay under it shows nothing.
+RETURNED = 0.8
 
 
 @dataclass(frozen=True)
@@ -129,6 +126,19 @@ def _pooled(by_class: Sequence[Sequence[float]]) -> float:
         mean = sum(values) / len(values)
         total += sum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return float((total / len(by_class)) ** 0.5)
+
+
+def swap_check(
+    swapped: Sequence[float], original: Sequence[float], samples: Sequence[int]
+) -> Check:
+    """Whether a class comes back when the original's head is put on the body; no oracle is needed.
+
+    All by forgotten class: the accuracy after the swap, the original's, and the test samples.
+    """
+    shares = [mine - RETURNED * full for mine, full in zip(swapped, original, strict=True)]
+    worst = max(range(len(shares)), key=lambda k: shares[k])
+    threshold = RETURNED * original[worst]
+    return Check("head_swap", swapped[worst], "<=", threshold, samples[worst], about="body")
 
 
 def oracle_checks(

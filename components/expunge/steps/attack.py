@@ -161,16 +161,20 @@ def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any], found
     }
     head = read_head(case.original, case.num_classes)
     swapped = {name: head_swap(test, head, case.forget) for name, test in tests.items()}
-    worst = max(range(len(case.forget)), key=lambda k: swapped[UNLEARNED][k])
-    row = {name: values[worst] for name, values in swapped.items()}
+    full = [tests[ORIGINAL].of(index).right for index in case.forget]
+    samples = [len(tests[ORIGINAL].of(index).labels_N) for index in case.forget]
+    checks = {name: grades.swap_check(own, full, samples) for name, own in swapped.items()}
+    counts = not checks[ORIGINAL].passed and not checks[MASK].passed
+    swap = dataclasses.replace(checks[UNLEARNED], counts=counts)
+    row = {name: max(own) for name, own in swapped.items()}
     depth = _depth(case, layers, tests[ORIGINAL], tests[UNLEARNED])
     needed = LEAST_ORACLES
     reason = (
         f"Nothing was compared with retrained models: there are {found}, and {needed} are needed "
         f"({needed - 1} to compare with, one held out as a control)."
     )
-    report = _report({"head_swap": row | {"threshold": None}}, depth=depth)
-    return Findings(given, (), report, (reason,), _problems(given))
+    report = _report({"head_swap": row | {"threshold": swap.threshold}}, depth=depth)
+    return Findings(given, (swap,), report, (reason, *_returned(swap)), _problems(given))
 
 
 def _with_oracles(
@@ -216,6 +220,8 @@ def _row(name: str, found: Judgement) -> dict[str, Any]:
     row: dict[str, Any] = {model: values[name][worst] for model, values in found.values.items()}
     row["oracles"] = [values[name][worst] for values in found.oracles]
     row["threshold"] = comparison.thresholds[worst] if comparison else None
+    if name == "head_swap":
+        row["threshold"] = found.checks[UNLEARNED][name].threshold
     return row
 
 
@@ -237,13 +243,24 @@ def _reasons(checks: Sequence[Check], counting: frozenset[str]) -> tuple[str, ..
             "No comparison that looks into the body could tell the original and the mask from "
             "retrained models in this run, so none can show that the body forgot."
         )
-    failed = [check.name for check in checks if check.counts and not check.passed]
+    failed = [c.name for c in checks if c.counts and not c.passed and c.about == "oracles"]
     if failed:
-        reasons.append(f"Unlike retrained models by {', '.join(failed)}.")
+        reasons.append(f"It differs from retrained models by {', '.join(failed)}.")
+    reasons += [reason for check in checks for reason in _returned(check)]
     missing = sorted(counting - {check.name for check in checks})
     if missing:
         reasons.append(f"Could not be measured on this model: {', '.join(missing)}.")
     return tuple(reasons)
+
+
+def _returned(check: Check) -> tuple[str, ...]:
+    """What a class that came back under the original's head shows."""
+    if check.name != "head_swap" or check.passed:
+        return ()
+    return (
+        "The body still holds the class: under the original's head it is recognised with an "
+        f"accuracy of {check.value:.2f}.",
+    )
 
 
 def _problems(given: Mapping[str, Grade]) -> tuple[str, ...]:
