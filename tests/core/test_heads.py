@@ -124,3 +124,10 @@ def test_a_part_by_label() -> None:
     assert observed.of(0).features_ND.flatten().tolist() == [0, 2]
     assert observed.of(0).right == 0.5
     assert observed.right == pytest.approx(2 / 3)
+
+
+def test_values_that_are_no_numbers_are_noticed() -> None:
+    observed = Observed(torch.ones(2, 3), torch.ones(2, 2), torch.zeros(2))
+    assert observed.finite
+    observed.features_ND[0, 0] = torch.inf
+    assert not observed.finite

@@ -118,13 +118,6 @@ def test_each_reference_leaves_one_oracle_out() -> None:
     assert left_out == [[False, True, True], [True, False, True], [True, True, False]]
 
 
-def test_values_that_are_no_numbers_are_noticed() -> None:
-    model = an_oracle(0)
-    assert model.finite
-    model.head_train.features_ND[0, 0] = torch.inf
-    assert not model.finite
-
-
 def labels(*counts: int) -> Tensor:
     return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 

@@ -21,6 +21,10 @@ DRAWS = 8  # of each number of shots: one draw alone moves the result by several
 # Below this area under its own ROC curve, an attacker tells members from others hardly better than
 # a coin, and what it says of the forgotten samples is noise.
 LEAST_AUC = 0.55
+# Of the new head, for a mean squared loss: strong, so that the features decide and not the few
+# samples. On MNIST at 0.1 oracles differ from the original by 4 to 7 of their standard deviations,
+# at 3 by 9 to 42.
+PENALTY = 3.0
 NEIGHBOURS = 3  # the classes that retrained models see most often in the forgotten one
 RELEARN_STEPS = 50
 # Images a step and steps between two looks while relearning. 50 at 0.01 bring the class back in an
@@ -42,23 +46,21 @@ def head_swap(test: Observed, original: Head, forget: Sequence[int]) -> list[flo
 def head_recovery(sample: Observed, test: Observed, forget: Sequence[int]) -> list[float]:
     """The accuracy on each forgotten class of a new head, trained on a frozen body.
 
-    `sample` is a small labelled sample of all classes (evaluation.md: 2 % of the training data, 20
-    a class at least). Logistic regression on standardised features with an L2 penalty of
-    |w|^2 / 2 for a mean loss over the samples: so strong a penalty lets the features decide, not
-    the few samples. Source of the idea: linear probing (Alain and Bengio, 2017).
+    `sample` is a small labelled sample of all classes. Ridge regression onto the classes, on
+    standardised features, in closed form. Source of the idea: linear probing (Alain and Bengio,
+    2017).
     """
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import RidgeClassifier
 
     mean_D = sample.features_ND.mean(dim=0)
     # a feature that never changes would be divided by zero; it says nothing either way
     scale_D = sample.features_ND.std(dim=0).clamp_min(1e-6)
 
     def standardised(observed: Observed) -> np.ndarray:
-        features: np.ndarray = ((observed.features_ND - mean_D) / scale_D).cpu().numpy()
+        features: np.ndarray = ((observed.features_ND - mean_D) / scale_D).double().cpu().numpy()
         return features
 
-    # scikit-learn's C weighs the sum of the losses
-    probe = LogisticRegression(C=1 / len(sample.labels_N), max_iter=1000)
+    probe = RidgeClassifier(alpha=PENALTY * len(sample.labels_N))
     probe.fit(standardised(sample), sample.labels_N.cpu().numpy())
     predictions_N = torch.from_numpy(probe.predict(standardised(test)))
     labels_N = test.labels_N.cpu()

@@ -113,13 +113,6 @@ class Seen:
         observed = {part: getattr(self, part).under(head) for part in parts}
         return Seen(head=head, relearning=relearning, **observed)
 
-    @property
-    def finite(self) -> bool:
-        """Whether every feature and logit is a number, as the attacks need."""
-        parts = (self.head_train, self.forget_train, self.retain_train, self.forget_test)
-        values = [p.features_ND for p in parts] + [p.logits_NC for p in parts]
-        return all(bool(torch.isfinite(value).all()) for value in values)
-
     def forget_accuracy(self, forget: Sequence[int]) -> list[float]:
         """The accuracy on each forgotten class's test samples."""
         return [self.forget_test.of(index).right for index in forget]

@@ -50,6 +50,11 @@ class Observed:
         return Observed(self.features_ND, head.logits(self.features_ND), self.labels_N)
 
     @property
+    def finite(self) -> bool:
+        """Whether every feature and logit is a number, as the attacks need."""
+        return all(bool(v.isfinite().all()) for v in (self.features_ND, self.logits_NC))
+
+    @property
     def right(self) -> float:
         """The share that is predicted right; NaN of no image."""
         return float((self.logits_NC.argmax(dim=1) == self.labels_N).double().mean())

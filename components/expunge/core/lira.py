@@ -3,7 +3,7 @@
 For each sample, shadow models of both kinds give two distributions of one number, the statistic:
 those that were trained with the sample and then unlearned it, and those that were retrained without
 it. A target is scored by how much likelier its own number is under the first than under the second.
-Equal distributions leave an attacker an AUC of 0.5, and a true positive rate equal to the false one.
+Equal distributions leave an attacker an AUC of 0.5, and as many true positives as false ones.
 
 Shapes: N samples, C classes, S shadow models, T target models. Everything is computed in float64.
 Source: Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to Avoid a False Sense of
@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Shadow models from which on each sample has a variance of its own. From S models a variance has a
-# relative error of sqrt(2 / (S - 1)): 0.37 for 16, 0.18 for 64. A variance that is too small by
+# Shadow models of a kind from which on each sample has a variance of its own. From S models one has
+# a relative error of sqrt(2 / (S - 1)): 0.37 for 16, 0.18 for 64. A variance that is too small by
 # chance makes a likelihood ratio huge, and such pairs fill the top of the ranking, where the true
-# positive rate at a low false one is read. Carlini et al. share one variance below about this too.
+# positive rate at a low false one is read. Carlini et al. share one variance below 64 models, both
+# kinds together; twice as many are asked for here, as targets are few and the tails count.
 OWN_VARIANCE = 64
 # A statistic is the difference of float32 logits of about 10, whose rounding is 1e-6: no standard
 # deviation below that means anything, and none at all (a constant) would divide by zero.
@@ -134,7 +135,9 @@ def separation(unlearned_TN: Tensor, retrained_TN: Tensor, fpr: float = 0.01) ->
     truth = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).cpu().numpy()
     rates_fpr, rates_tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
     return Separation(
-        auc=float(roc_auc_score(truth, scores)), tpr=float(rates_tpr[rates_fpr <= fpr].max()), fpr=fpr
+        auc=float(roc_auc_score(truth, scores)),
+        tpr=float(rates_tpr[rates_fpr <= fpr].max()),
+        fpr=fpr,
     )
 
 

@@ -114,6 +114,9 @@ def attack(
         return Findings({}, (), _report({}, depth=depth), (reason,), ())
     scale = original.info.mean, original.info.std
     bench = open_bench(dataset, info, scale, case.forget, case.retain, device)
+    if not bench.observe(case.unlearned, "forget_test").finite:
+        reason = "The unlearned model gives values that are no numbers; no attack was made."
+        return Findings({UNLEARNED: "failed"}, (), _report({}, depth=depth), (reason,), ())
     if len(oracles) < LEAST_ORACLES:
         return _without_oracles(case, bench, depth, len(oracles))
     return _with_oracles(case, bench, depth, [oracle.module.to(device) for oracle in oracles])
@@ -182,9 +185,6 @@ def _with_oracles(
 ) -> Findings:
     """The whole battery."""
     original, unlearned = bench.see(case.original), bench.see(case.unlearned)
-    if not unlearned.finite:
-        reason = "The unlearned model gives values that are no numbers; no attack could be run."
-        return Findings({UNLEARNED: "failed"}, (), _report({}, depth=layers), (reason,), ())
     seen = {UNLEARNED: unlearned, ORIGINAL: original}
     for name, head in case.masks().items():
         seen[name] = original.under(head, bench.relearn(with_head(case.original, head)))
