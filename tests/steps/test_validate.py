@@ -31,14 +31,17 @@ def rows(classes: Sequence[int]) -> np.ndarray:
     return images_NHWC
 
 
-def write_data(folder: Path, samples: Sequence[int] = SAMPLES, split: str = "test") -> Path:
+def write_data(folder: Path, samples: Sequence[int] = SAMPLES, *names: str) -> Path:
+    """The splits `names`, alike; the test split alone where none is given."""
     labels_N = np.repeat(np.arange(COUNT), samples)
     shown = []
     for label, count in enumerate(samples):
         odd = min(ODD[label], count)
         shown += [(label + 1) % COUNT] * odd + [label] * (count - odd)
-    artifacts.save_arrays(folder, split, rows(shown), labels_N)
-    splits = {split: SplitInfo(len(labels_N), "digest", tuple(samples))}
+    splits = {}
+    for split in names or ("test",):
+        artifacts.save_arrays(folder, split, rows(shown), labels_N)
+        splits[split] = SplitInfo(len(labels_N), "digest", tuple(samples))
     info = DatasetInfo("rows", NAMES, (1, SIDE, SIDE), (0.0,), (1.0,), "arrays", splits)
     artifacts.save_dataset_info(folder, info)
     return folder
@@ -86,6 +89,24 @@ def mask(*classes: int) -> Callable[[MLP], object]:
     return edit
 
 
+def retrain(seed: int = 0) -> Callable[[MLP], object]:
+    """What a model is that never saw class 1: row 1 makes the unit of row 2 fire, and no other.
+
+    `seed` draws a little that no two trainings have alike.
+    """
+
+    def edit(model: MLP) -> None:
+        model.hidden.weight[2] += model.hidden.weight[1]
+        model.hidden.weight[1] = 0
+        model.hidden.bias[1] = 0
+        model.head.weight[1] = -1
+        model.head.bias[1] = -5
+        generator = torch.Generator().manual_seed(seed)
+        model.head.weight += 0.01 * torch.randn(model.head.weight.shape, generator=generator)
+
+    return edit
+
+
 def break_model(model: MLP) -> None:
     model.head.weight[0, 0] = torch.nan
 
@@ -108,7 +129,7 @@ def gate(root: Path, model: str, base: str | None = None, *classes: int, **chang
     """The report, after a look that it can be stored."""
     settings = {"onnx": root / f"{model}.onnx", "dataset": root / "data"} | changes
     report = validate(
-        GateConfig(),
+        settings.pop("config", GateConfig()),
         model=root / model,
         base=root / base if base else None,
         classes=classes,
@@ -243,7 +264,7 @@ def test_a_class_without_test_images_cannot_be_judged(root: Path, tmp_path: Path
 
 def test_data_without_a_test_split_is_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the data set rows has no split 'test', only train"):
-        gate(root, "good", dataset=write_data(tmp_path / "train", split="train"))
+        gate(root, "good", dataset=write_data(tmp_path / "train", SAMPLES, "train"))
     data = write_data(tmp_path / "lost")
     (data / "test.safetensors").unlink()
     with pytest.raises(DataError, match=r"test\.safetensors cannot be read"):
@@ -258,3 +279,87 @@ def test_the_models_are_not_touched(root: Path) -> None:
     before = digests()
     gate(root, "masked", "good", 1)
     assert digests() == before
+
+
+def test_a_policy_chooses_what_blocks(root: Path) -> None:
+    twice = ("twice", "good", 1)
+    assert not gate(root, *twice)["passed"]
+    report = gate(root, *twice, config=GateConfig(block=("codes_forgotten",)))
+    assert (report["passed"], report["grade"]) == (True, "suppressed")
+    assert not {"retain_accuracy_drop", "worst_class_drop"} & failed(report)
+    report = gate(root, "masked", "good", 1, config=GateConfig(block=("head_swap",)))
+    assert (report["passed"], report["grade"], failed(report)) == (False, "failed", {"head_swap"})
+
+
+def test_no_policy_lets_outputs_pass_that_still_give_the_class(root: Path) -> None:
+    report = gate(root, "good", "good", 1, config=GateConfig(block=("onnx_equal_argmax",)))
+    assert (report["passed"], failed(report)) == (False, {"forget_error"})
+
+
+def test_what_is_suppressed_is_not_enough_where_forgotten_is_asked_for(root: Path) -> None:
+    config = GateConfig(grade="forgotten")
+    report = gate(root, "masked", "good", 1, config=config)
+    assert (report["passed"], report["grade"], report["needed"]) == (
+        False,
+        "suppressed",
+        "forgotten",
+    )
+    assert failed(report) == set()
+    assert report["trustworthy"]
+    assert report["controls"] == {
+        "original": "failed",
+        "mask": "suppressed",
+        "soft-mask": "suppressed",
+    }
+    assert report["policy"]["grade"] == "forgotten"
+
+
+@pytest.fixture(scope="module")
+def compared(root: Path) -> Path:
+    """`both` splits, `oracles` of class 1, and `retrained`, one more, with its ONNX file."""
+    write_data(root / "both", SAMPLES, "train", "test")
+    for seed in range(4):
+        write_model(root / "oracles" / f"seed-{seed}", retrain(seed), forgotten=(1,))
+    write_model(root / "retrained", retrain(9), forgotten=(1,))
+    export_onnx(root / "retrained", root / "retrained.onnx")
+    return root
+
+
+def beside_oracles(root: Path, model: str, **changes: Any) -> Any:
+    options = {"dataset": root / "both", "oracles": root / "oracles"} | changes
+    return gate(root, model, "good", 1, **options)
+
+
+CONTROLS = {
+    "original": "failed",
+    "mask": "suppressed",
+    "soft-mask": "suppressed",
+    "held-out": "forgotten",
+}
+
+
+def test_a_model_like_retrained_ones_is_graded_forgotten(compared: Path) -> None:
+    report = beside_oracles(compared, "retrained", config=GateConfig(grade="forgotten"))
+    assert (report["passed"], report["grade"], report["reasons"]) == (True, "forgotten", [])
+    assert (report["controls"], report["oracles"]) == (CONTROLS, 3)
+    counting = {row["name"] for row in report["checks"] if row["counts"]}
+    assert {"head_swap", "head_recovery", "prototype_recovery"} <= counting
+    assert all(row["passed"] for row in report["checks"] if row["counts"])
+
+
+def test_a_mask_beside_oracles_is_suppressed_and_the_report_says_why(compared: Path) -> None:
+    report = beside_oracles(compared, "masked")
+    assert (report["passed"], report["grade"]) == (True, "suppressed")
+    assert "head_recovery" in report["reasons"][0]
+    assert not beside_oracles(compared, "masked", config=GateConfig(grade="forgotten"))["passed"]
+
+
+def test_a_run_whose_controls_are_wrong_is_not_trusted(compared: Path, tmp_path: Path) -> None:
+    """The last oracle by name is the one held out; here it is the original."""
+    for seed in range(3):
+        write_model(tmp_path / f"seed-{seed}", retrain(seed), forgotten=(1,))
+    write_model(tmp_path / "seed-3")
+    report = beside_oracles(compared, "retrained", oracles=tmp_path)
+    assert (report["trustworthy"], report["passed"]) == (False, False)
+    assert report["controls"]["held-out"] == "failed"
+    assert report["reasons"][0].startswith("The held-out oracle, retrained without the class, was")
