@@ -230,7 +230,10 @@ def _print_tables(rows: Sequence[dict[str, Any]]) -> None:
     compared = [_percent([row["oracles"][metric] for row in originals]) for metric in METRICS]
     allowed = [_percent([row["thresholds"].get(metric) for row in originals]) for metric in METRICS]
     counting = [
-        f"{sum(metric in row['counting'] for row in originals)}/{len(originals)}"
+        # the head swap is evidence where the class comes back, and no comparison
+        "-"
+        if metric == "head_swap"
+        else f"{sum(metric in row['counting'] for row in originals)}/{len(originals)}"
         for metric in METRICS
     ]
     for label, cells in (

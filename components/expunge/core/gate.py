@@ -17,8 +17,8 @@ About = Literal["outputs", "utility", "codes", "file", "body", "oracles"]
 class Check:
     """`value` compared with `threshold`; `samples` is n where the value was measured on data.
 
-    `about` says what it looks at. `counts` belongs to what looks for hidden knowledge, and is
-    whether it can tell in this run: the original and the mask fail it.
+    `about` says what it looks at. `counts` belongs to a comparison with oracles: whether it can
+    tell in this run, the original and the mask failing it.
     """
 
     name: str

@@ -61,14 +61,7 @@ def judge(
     ]
     samples = [len(request.original.forget_test.of(index).labels_N) for index in request.forget]
     comparisons = grades.compare(own, samples)
-    full = request.original.forget_accuracy(request.forget)
-    checks = {
-        name: {
-            "head_swap": grades.swap_check(alone[name].head_swap, full, samples),
-            **grades.oracle_checks(comparisons, values[name], samples),
-        }
-        for name in models
-    }
+    checks = {name: grades.oracle_checks(comparisons, values[name], samples) for name in models}
     counting = grades.can_tell([checks[name] for name in controls])
     given = {
         name: grades.grade(

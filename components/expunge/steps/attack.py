@@ -166,9 +166,7 @@ def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any], found
     swapped = {name: head_swap(test, head, case.forget) for name, test in tests.items()}
     full = [tests[ORIGINAL].of(index).right for index in case.forget]
     samples = [len(tests[ORIGINAL].of(index).labels_N) for index in case.forget]
-    checks = {name: grades.swap_check(own, full, samples) for name, own in swapped.items()}
-    counts = not checks[ORIGINAL].passed and not checks[MASK].passed
-    swap = dataclasses.replace(checks[UNLEARNED], counts=counts)
+    swap = grades.swap_check(swapped[UNLEARNED], full, samples)
     row = {name: max(own) for name, own in swapped.items()}
     depth = _depth(case, layers, tests[ORIGINAL], tests[UNLEARNED])
     needed = LEAST_ORACLES
@@ -192,7 +190,13 @@ def _with_oracles(
     seen[HELD_OUT] = held_out
     request = Request(case.forget, case.retain, original, SEED)
     found = judge(request, seen, compared, (ORIGINAL, MASK), case.forget_error)
+    swap = grades.swap_check(
+        found.alone[UNLEARNED].head_swap,
+        original.forget_accuracy(case.forget),
+        [len(original.forget_test.of(index).labels_N) for index in case.forget],
+    )
     attacks = {name: _row(name, found) for name in found.values[UNLEARNED]}
+    attacks["head_swap"]["threshold"] = swap.threshold
     attacks["anamnesis"] = _anamnesis(found)
     curves = {name: one.relearning for name, one in seen.items()}
     relearning = {
@@ -208,8 +212,8 @@ def _with_oracles(
         dataclasses.replace(check, counts=name in found.counting)
         for name, check in found.checks[UNLEARNED].items()
     )
-    reasons = _reasons(told, found.counting)
-    return Findings(found.grades, told, report, reasons, _problems(found.grades))
+    reasons = (*_reasons(told, found.counting), *_returned(swap))
+    return Findings(found.grades, (swap, *told), report, reasons, _problems(found.grades))
 
 
 def _row(name: str, found: Judgement) -> dict[str, Any]:
@@ -220,8 +224,6 @@ def _row(name: str, found: Judgement) -> dict[str, Any]:
     row: dict[str, Any] = {model: values[name][worst] for model, values in found.values.items()}
     row["oracles"] = [values[name][worst] for values in found.oracles]
     row["threshold"] = comparison.thresholds[worst] if comparison else None
-    if name == "head_swap":
-        row["threshold"] = found.checks[UNLEARNED][name].threshold
     return row
 
 
@@ -243,23 +245,23 @@ def _reasons(checks: Sequence[Check], counting: frozenset[str]) -> tuple[str, ..
             "No comparison that looks into the body could tell the original and the mask from "
             "retrained models in this run, so none can show that the body forgot."
         )
-    failed = [c.name for c in checks if c.counts and not c.passed and c.about == "oracles"]
+    failed = [check.name for check in checks if check.counts and not check.passed]
     if failed:
         reasons.append(f"It differs from retrained models by {', '.join(failed)}.")
-    reasons += [reason for check in checks for reason in _returned(check)]
     missing = sorted(counting - {check.name for check in checks})
     if missing:
         reasons.append(f"Could not be measured on this model: {', '.join(missing)}.")
     return tuple(reasons)
 
 
-def _returned(check: Check) -> tuple[str, ...]:
+def _returned(swap: Check) -> tuple[str, ...]:
     """What a class that came back under the original's head shows."""
-    if check.name != "head_swap" or check.passed:
+    if swap.passed:
         return ()
+    full = swap.threshold / grades.RETURNED
     return (
-        "The body still holds the class: under the original's head it is recognised with an "
-        f"accuracy of {check.value:.2f}.",
+        f"Under the original's head the class comes back: its accuracy is {swap.value:.3f}, where "
+        f"the original's is {full:.3f}.",
     )
 
 
