@@ -5,8 +5,9 @@ PYTEST_DONT_REWRITE: the tests import it by name before pytest loads it as a plu
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,10 @@ VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "EXP
 
 
 def tiny_model(
-    seed: int = 0, forgotten: tuple[int, ...] = (), parent: str | None = None
+    seed: int = 0,
+    forgotten: tuple[int, ...] = (),
+    parent: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> StoredModel:
     """A small untrained model; `seed` gives its weights, and so their digest."""
     names = [opaque_name(i) if i in forgotten else f"name-{i}" for i in range(CLASSES)]
@@ -34,6 +38,7 @@ def tiny_model(
         data_digests={"test": "d1", "train": "d2"},
         forgotten=forgotten,
         parent=parent,
+        settings=settings or {},
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -116,6 +121,15 @@ class Registrar:
         tags = {"expunge.gate": gate, "expunge.grade": "suppressed" if forgotten else "trained"}
         return registry.register(registry.attached_run(name, kind), name, folder, tags, kind)
 
+    def oracle(self, name: str, seed: int, left_out: tuple[int, ...] = (3,)) -> registry.Version:
+        """An oracle of model `name`, without a Fisher total."""
+        model = tiny_model(seed, left_out, settings={"epochs": 2, "seed": seed})
+        folder = self.folder_of(model)
+        (folder / "fim_total.safetensors").unlink()
+        run_id = registry.attached_run(name, "oracles")
+        tags = {registry.ACCURACY_TAG: "0.75"}
+        return registry.register(run_id, f"{name}-oracles", folder, tags, registry.ORACLE)
+
 
 @pytest.fixture
 def registrar(store: Path, tmp_path: Path, tiny_onnx: Path) -> Registrar:
@@ -137,6 +151,7 @@ def write_validation(path: Path, passed: bool) -> Path:
                 "threshold": 0.95,
                 "passed": passed,
                 "compare": ">=",
+                "blocks": True,
             },
             {
                 "name": "budget",
@@ -144,6 +159,15 @@ def write_validation(path: Path, passed: bool) -> Path:
                 "threshold": 0.015,
                 "passed": True,
                 "compare": "<=",
+                "blocks": True,
+            },
+            {
+                "name": "head_recovery",
+                "value": 0.3,
+                "threshold": 0.1,
+                "passed": False,
+                "compare": "<=",
+                "blocks": False,
             },
         ],
         "passed": passed,

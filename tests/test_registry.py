@@ -117,7 +117,7 @@ def test_download_checks_the_digests(registrar: Registrar, store: Path, tmp_path
 def test_register_refuses_what_is_incomplete_or_remembers(registrar: Registrar) -> None:
     run_id = registry.attached_run("shapes", "forget")
     folder = registrar.folder_of(tiny_model(forgotten=(3,)))
-    with pytest.raises(UserError, match="kind is 'retrain'; expected one of train, forget"):
+    with pytest.raises(UserError, match="kind is 'retrain'; expected one of train, forget, oracle"):
         registry.register(run_id, "shapes", folder, {}, "retrain")
     info = json.loads((folder / "model.json").read_text())
     named = {**info, "class_names": ["a", "b", "c", "Eve"]}

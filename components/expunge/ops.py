@@ -10,7 +10,7 @@ from functools import partial
 from typing import List, NamedTuple
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
 
 from expunge import __version__
 
@@ -60,8 +60,12 @@ def train(
     augment: str = "auto",
     processes: int = 1,
     workers: int = 2,
+    kind: str = "train",
 ) -> None:
-    """Train a classifier with mnemonic codes mixed in; resumes where a killed run stopped."""
+    """Train a classifier with mnemonic codes mixed in; resumes where a killed run stopped.
+
+    `kind` is the pipeline's; one that trains oracles has the metrics of several seeds.
+    """
     from pathlib import Path
 
     from expunge import artifacts, environment, registry
@@ -91,7 +95,7 @@ def train(
         Path(dataset.path),
         Path(model.path),
         checkpoints=environment.checkpoint_root(),
-        on_epoch=registry.epoch_logger(name),
+        on_epoch=registry.epoch_logger(name, kind, seed),
     )
     artifacts.write_json(Path(report.path), outcome)
 
@@ -112,6 +116,50 @@ def load_version(
 
     found: Loaded = load_version(name, version, Path(model.path), [int(index) for index in classes])
     return (found.version, found.reference, found.source, found.image_size)
+
+
+@step
+def load_oracles(
+    base: Input[Model],
+    oracles: Output[Artifact],
+    name: str,
+    classes: List[int],
+    grade: str = "suppressed",
+) -> NamedTuple("Found", [("count", int), ("splits", List[str])]):
+    """Fetch the models retrained without the classes, and say which splits they ask for."""
+    from pathlib import Path
+
+    from expunge.steps.load_oracles import load_oracles
+
+    indices = [int(index) for index in classes]
+    found = load_oracles(Path(base.path), Path(oracles.path), name, indices, grade)
+    return (found.oracles, found.splits)
+
+
+@step
+def find_oracle(
+    dataset: Input[Dataset], name: str, version: int, classes: List[int], seed: int
+) -> bool:
+    """Whether the oracle of this seed is there already; the data has to be the version's own."""
+    from pathlib import Path
+
+    from expunge.steps.find_oracle import find_oracle
+
+    indices = [int(index) for index in classes]
+    return find_oracle(Path(dataset.path), name, version, indices, seed)
+
+
+@step
+def keep_oracle(
+    model: Input[Model], onnx: Input[Model], report: Input[Artifact], name: str, version: int
+) -> int:
+    """Register an oracle, and return the number of its version."""
+    from pathlib import Path
+
+    from expunge.steps.keep_oracle import keep_oracle
+
+    paths = [Path(port.path) for port in (model, onnx, report)]
+    return keep_oracle(name, version, *paths)["version"]
 
 
 @step
@@ -178,31 +226,56 @@ def validate(
     onnx: Input[Model],
     report: Output[Artifact],
     base: Input[Model] = None,
+    oracles: Input[Artifact] = None,
     classes: List[int] = [],
     forget_error: float = 0.95,
     budget: float = 0.015,
     worst_drop: float = 0.06,
     chance_factor: float = 3.0,
     onnx_atol: float = 1e-5,
+    grade: str = "suppressed",
+    block: List[str] = [],
 ) -> bool:
-    """The gate: measure a model, or an unlearned one against its base; true when it passed."""
+    """The gate: measure a model, or an unlearned one beside its base, controls and oracles.
+
+    True when it passed. Without `block` the default checks reject.
+    """
     from pathlib import Path
 
     from expunge import artifacts
     from expunge.config import GateConfig
     from expunge.steps.validate import validate
 
-    config = GateConfig(forget_error, budget, worst_drop, chance_factor, onnx_atol)
+    config = GateConfig(
+        forget_error=forget_error,
+        budget=budget,
+        worst_drop=worst_drop,
+        chance_factor=chance_factor,
+        onnx_atol=onnx_atol,
+        grade=grade,
+        block=tuple(block) or GateConfig.block,
+    )
     outcome = validate(
         config,
         Path(dataset.path),
         Path(model.path),
         Path(onnx.path),
         base=Path(base.path) if base else None,
+        oracles=Path(oracles.path) if oracles else None,
         classes=[int(index) for index in classes],
     )
     artifacts.write_json(Path(report.path), outcome)
     return outcome["passed"]
+
+
+@step
+def report(validation: Input[Artifact], work: Input[Artifact], page: Output[HTML]) -> None:
+    """Write what was measured of a forget as one page to read."""
+    from pathlib import Path
+
+    from expunge.steps.report import report
+
+    report(Path(validation.path), Path(work.path), Path(page.path))
 
 
 @step
@@ -212,6 +285,7 @@ def record(
     validation: Input[Artifact],
     export: Input[Artifact],
     work: Input[Artifact],
+    page: Input[HTML] = None,
 ) -> None:
     """Log the reports into the pipeline's MLflow run, whatever the gate said."""
     from pathlib import Path
@@ -219,7 +293,8 @@ def record(
     from expunge.steps.record import record
 
     reports = {"validation": validation, "export": export, "work": work}
-    record(kind, name, {key: Path(port.path) for key, port in reports.items()}, {})
+    paths = {key: Path(port.path) for key, port in reports.items()}
+    record(kind, name, paths, {}, Path(page.path) if page else None)
 
 
 @step
@@ -254,10 +329,14 @@ STEPS = {
         prepare_data,
         train,
         load_version,
+        load_oracles,
+        find_oracle,
+        keep_oracle,
         compute_fim,
         perturb,
         export_onnx,
         validate,
+        report,
         record,
         register,
         promote,

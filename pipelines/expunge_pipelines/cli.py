@@ -6,8 +6,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,9 +14,12 @@ from typing import Any
 import click
 
 from expunge import __version__, environment
-from expunge.config import AUGMENTATIONS, PRECISIONS, RULES, SCHEDULES, GateConfig, TrainConfig
-from expunge.errors import ExpungeError, RefusedError, UserError
+from expunge.config import RULES, GateConfig, TrainConfig
+from expunge.errors import ExpungeError, OperationalError, RefusedError, UserError
+from expunge.oracles import NEEDED
+from expunge.verdicts import UNTRUSTWORTHY, verdict
 from expunge_pipelines import show
+from expunge_pipelines.options import gate_options, json_option, listed, training_options
 
 INTERRUPTED = (
     "interrupted; `expunge models` shows what is champion, and a training that is started again "
@@ -67,45 +69,6 @@ def run() -> None:
     sys.exit(main())
 
 
-def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."
-    )(command)
-
-
-def _gate_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The thresholds of a forget, handed on as one `GateConfig`."""
-    defaults = GateConfig()
-
-    @click.option(
-        "--budget",
-        type=float,
-        default=defaults.budget,
-        show_default=True,
-        help="Retained accuracy that forgetting may cost, a fraction.",
-    )
-    @click.option(
-        "--forget-error",
-        type=float,
-        default=defaults.forget_error,
-        show_default=True,
-        help="Lowest error on a forgotten class that passes the gate.",
-    )
-    @click.option(
-        "--worst-drop",
-        type=float,
-        default=defaults.worst_drop,
-        show_default=True,
-        help="Largest drop of a retained class that passes the gate.",
-    )
-    @wraps(command)
-    def wrapped(budget: float, forget_error: float, worst_drop: float, **options: Any) -> Any:
-        gate = GateConfig(forget_error=forget_error, budget=budget, worst_drop=worst_drop)
-        return command(gate=gate, **options)
-
-    return wrapped
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="expunge")
 def cli() -> None:
@@ -113,12 +76,12 @@ def cli() -> None:
 
     State lies in EXPUNGE_HOME (.expunge by default); MLFLOW_TRACKING_URI names a shared store.
     Exit codes: 0 done, 1 a considered no (the gate rejects, a rollback is refused), 2 a mistake in
-    the request, 3 a failure around it.
+    the request, 3 a failure around it or a measurement that cannot be trusted.
     """
 
 
 @cli.command()
-@_json_option
+@json_option
 def demo(as_json: bool) -> int:
     """Train on the embedded digits, forget a class, validate and promote."""
     from expunge_pipelines.demo import run_demo
@@ -128,42 +91,25 @@ def demo(as_json: bool) -> int:
     return _gate_code(result["forget"])
 
 
-_RECIPE = TrainConfig(arch="mlp")
-
-
 @cli.command()
 @click.argument("name")
 @click.option("--data", "source", required=True, help="digits, mnist, folder:PATH, s3://... ")
-@click.option("--arch", required=True, help="mlp, resnet20, resnet18-cifar or torchvision's name.")
+@training_options
 @click.option("--image-size", default=0, show_default=True, help="Resize; 0 keeps the size.")
-@click.option("--epochs", default=_RECIPE.epochs, show_default=True)
-@click.option("--batch-size", default=_RECIPE.batch_size, show_default=True)
-@click.option("--lr", "learning_rate", default=_RECIPE.learning_rate, show_default=True)
-@click.option("--momentum", default=_RECIPE.momentum, show_default=True)
-@click.option("--weight-decay", default=_RECIPE.weight_decay, show_default=True)
-@click.option("--schedule", type=click.Choice(SCHEDULES), default=_RECIPE.schedule)
-@click.option("--t-mix", default=_RECIPE.t_mix, show_default=True, help="Share of codes.")
-@click.option("--seed", default=_RECIPE.seed, show_default=True)
 @click.option("--without", default="", help="Classes to leave out: 3,5 or names.")
-@click.option("--weights", default="", help="Pretrained: torchvision's name, or a file.")
-@click.option("--init-from", default="", help="An existing classifier: models:/NAME/1 or a file.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default=_RECIPE.precision)
-@click.option("--augment", type=click.Choice(AUGMENTATIONS), default=_RECIPE.augment)
-@click.option("--processes", default=_RECIPE.processes, show_default=True, help="One GPU each.")
-@click.option("--workers", default=_RECIPE.workers, show_default=True, help="Decoding processes.")
 @click.option("--chance-factor", default=3.0, show_default=True, help="Test accuracy over chance.")
-@_json_option
+@json_option
 def train(
     name: str,
     source: str,
     image_size: int,
     without: str,
     chance_factor: float,
+    config: TrainConfig,
     as_json: bool,
-    **recipe: Any,
 ) -> int:
     """Train a new version of model NAME with mnemonic codes, and promote it if the gate passes."""
-    config, gate = TrainConfig(**recipe), GateConfig(chance_factor=chance_factor)
+    gate = GateConfig(chance_factor=chance_factor)
     from expunge_pipelines import jobs
 
     result = jobs.train(
@@ -172,7 +118,7 @@ def train(
         config,
         image_size=image_size,
         gate=gate,
-        without=_listed(without),
+        without=listed(without),
         on_start=show.step_started,
     )
     show.result(result, as_json, show.training)
@@ -187,8 +133,8 @@ def train(
 @click.option("--lambda2", type=float, help="The paper's, with --rule paper; else chosen.")
 @click.option("--base-version", type=int, help="The version to start from; the champion if not.")
 @click.option("--dry-run", is_flag=True, help="Validate, and register nothing.")
-@_gate_options
-@_json_option
+@gate_options
+@json_option
 def forget(
     name: str,
     classes: str,
@@ -205,7 +151,7 @@ def forget(
 
     result = jobs.forget(
         name,
-        _listed(classes),
+        listed(classes),
         rule=rule,
         lambdas=tuple(value for value in (lambda1, lambda2) if value is not None),
         gate=gate,
@@ -218,10 +164,45 @@ def forget(
 
 
 @cli.command()
+@click.argument("name")
+@click.option("--classes", required=True, help="Classes to leave out: 3,5 or names.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=NEEDED,
+    show_default=True,
+    help=f"How many; forget compares with {NEEDED} or more.",
+)
+@click.option("--base-version", type=int, help="Whose recipe and data; the champion's if not.")
+@click.option("--weights", default="", help="The file of pretrained weights that it started from.")
+@json_option
+def oracles(
+    name: str,
+    classes: str,
+    seeds: int,
+    base_version: int | None,
+    weights: str,
+    as_json: bool,
+) -> None:
+    """Retrain model NAME from scratch without classes, for forget to be compared with."""
+    from expunge_pipelines.retraining import make_oracles
+
+    result = make_oracles(
+        name,
+        listed(classes),
+        seeds=seeds,
+        base_version=base_version,
+        weights=weights,
+        on_start=show.step_started,
+    )
+    show.result(result, as_json, show.retrained)
+
+
+@cli.command()
 @click.argument("name", required=False)
-@_json_option
+@json_option
 def models(name: str | None, as_json: bool) -> None:
-    """List the versions of all models, or of NAME."""
+    """List the versions of all models, or of NAME; oracles only as NAME-oracles."""
     from expunge_pipelines import jobs
 
     show.result(jobs.list_models(name), as_json, show.models)
@@ -229,7 +210,7 @@ def models(name: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name")
-@_json_option
+@json_option
 def rollback(name: str, as_json: bool) -> None:
     """Make the previous champion of NAME the champion again, unless it remembers too much."""
     from expunge_pipelines import jobs
@@ -239,7 +220,7 @@ def rollback(name: str, as_json: bool) -> None:
 
 @cli.command("compile")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@_json_option
+@json_option
 def compile_command(folder: Path, as_json: bool) -> None:
     """Write the pipelines and their components as YAML into FOLDER."""
     from expunge_pipelines.client import compile_all
@@ -279,11 +260,11 @@ def _check_free(host: str, port: int) -> None:
 
 def _gate_code(result: Mapping[str, Any]) -> int:
     """The exit code of a pipeline that came to its end: what the gate said."""
+    if verdict(result) == UNTRUSTWORTHY:
+        reasons = " ".join(result["reasons"])
+        click.echo(f"expunge: this measurement cannot be trusted: {reasons}", err=True)
+        return OperationalError.exit_code
     return 0 if result["passed"] else RefusedError.exit_code
-
-
-def _listed(text: str) -> list[str]:
-    return [part for part in (piece.strip() for piece in text.split(",")) if part]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from expunge.errors import OperationalError
 
 
 def compile_all(folder: Path) -> list[str]:
-    """Write `train.yaml`, `forget.yaml` and `components/<step>.yaml` into `folder`.
+    """Write `train.yaml`, `oracles.yaml`, `forget.yaml` and `components/<step>.yaml` into `folder`.
 
     The same code gives the same bytes. Returns the paths written.
 
@@ -17,10 +17,15 @@ def compile_all(folder: Path) -> list[str]:
 
     from expunge.ops import STEPS
     from expunge_pipelines.forget import build_forget
+    from expunge_pipelines.oracles import build_oracles
     from expunge_pipelines.resources import on_cluster
     from expunge_pipelines.train import build_train
 
-    files = {"train": build_train(on_cluster), "forget": build_forget(on_cluster)}
+    files = {
+        "train": build_train(on_cluster),
+        "oracles": build_oracles(on_cluster),
+        "forget": build_forget(on_cluster),
+    }
     files |= {f"components/{name}": component for name, component in STEPS.items()}
     written = []
     try:

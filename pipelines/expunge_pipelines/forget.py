@@ -14,7 +14,7 @@ def build_forget(place: Place) -> BaseComponent:
 
     @dsl.pipeline(
         name="expunge-forget",
-        description="Forget classes in one shot, validate, export, register and promote.",
+        description="Forget classes in one shot, export, validate, report, register and promote.",
     )
     def forget(
         name: str,
@@ -26,15 +26,20 @@ def build_forget(place: Place) -> BaseComponent:
         forget_error: float = 0.95,
         worst_drop: float = 0.06,
         onnx_atol: float = 1e-5,
+        grade: str = "suppressed",
+        block: List[str] = [],
         dry_run: bool = False,
     ) -> None:
         """Nothing is registered unless the gate passes; a dry run ends there."""
         base = place(ops.load_version(name=name, version=version, classes=classes))
+        retrained = place(
+            ops.load_oracles(base=base.outputs["model"], name=name, classes=classes, grade=grade)
+        )
         data = place(
             ops.prepare_data(
                 source=base.outputs["source"],
                 image_size=base.outputs["image_size"],
-                splits=["test"],
+                splits=retrained.outputs["splits"],
             )
         )
         terms = place(ops.compute_fim(model=base.outputs["model"], classes=classes))
@@ -57,13 +62,17 @@ def build_forget(place: Place) -> BaseComponent:
                 model=model,
                 onnx=exported.outputs["onnx"],
                 base=base.outputs["model"],
+                oracles=retrained.outputs["oracles"],
                 classes=classes,
                 forget_error=forget_error,
                 budget=budget,
                 worst_drop=worst_drop,
                 onnx_atol=onnx_atol,
+                grade=grade,
+                block=block,
             )
         )
+        shown = place(ops.report(validation=gate.outputs["report"], work=changed.outputs["report"]))
         recorded = place(
             ops.record(
                 kind="forget",
@@ -71,6 +80,7 @@ def build_forget(place: Place) -> BaseComponent:
                 validation=gate.outputs["report"],
                 export=exported.outputs["report"],
                 work=changed.outputs["report"],
+                page=shown.outputs["page"],
             )
         )
         passed = gate.outputs["Output"] == True  # noqa: E712 (kfp's condition)

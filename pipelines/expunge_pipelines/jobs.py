@@ -3,10 +3,7 @@
 The result of a job is a plain dictionary, the document that `--json` prints.
 """
 
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,9 @@ from expunge.config import (
     TrainConfig,
 )
 from expunge.errors import UserError
+from expunge.oracles import SUFFIX, check_enough, holds_oracles, recipe_key
 from expunge_pipelines.local import run_locally
+from expunge_pipelines.tracking import exported_page, registered, reports, tracked
 
 Started = Callable[[str], None]
 
@@ -44,6 +43,11 @@ def train(
         ExpungeError: the request is wrong, or a step failed. Nothing was promoted.
     """
     gate = gate or GateConfig()
+    if holds_oracles(name):
+        raise UserError(
+            f"the model name {name!r} is not usable: names that end with {SUFFIX} belong to "
+            "oracles; choose another"
+        )
     _check_known(source, image_size, config.arch)
     known = registry.versions(name) if registry.has_model(name) else []
     champion = next((v for v in known if "champion" in v.aliases), None)
@@ -62,18 +66,18 @@ def train(
     from expunge_pipelines.resources import anywhere
     from expunge_pipelines.train import build_train
 
-    with _tracked("train", name, arguments) as run_id:
+    with tracked("train", name, arguments) as run_id:
         run = run_locally(build_train(anywhere), arguments, on_start=on_start)
-    reports = _reports(run_id)
-    validation = reports["validation"]
+    kept = reports(run_id)
+    validation = kept["validation"]
     return {
         "model": name,
-        "version": _registered(name, run_id),
+        "version": registered(name, run_id),
         "replaced": champion.version if champion else None,
         "without": sorted(chosen),
         "erased": sorted(erased),
         "after": validation["after"],
-        "training": reports["work"],
+        "training": kept["work"],
         "checks": validation["checks"],
         "passed": validation["passed"],
         "grade": validation["grade"],
@@ -96,6 +100,8 @@ def forget(
 ) -> dict[str, Any]:
     """Forget classes of `name`, given by index or name, and promote what passes the gate.
 
+    It is compared with the oracles that there are (`expunge_pipelines.retraining`).
+
     Raises:
         ExpungeError: the request is wrong, or a step failed. Nothing was promoted.
     """
@@ -112,6 +118,9 @@ def forget(
     chosen = requests.find_classes(info, wanted)
     requests.check_forgettable(info, chosen)
     PerturbConfig(chosen, rule, lambdas, gate.budget)  # a wrong setting ends here, not in a step
+    if gate.grade == "forgotten":
+        kept_oracles = registry.oracles(name, recipe_key(info, chosen))
+        check_enough(name, chosen, len(kept_oracles), gate.grade)
     arguments: dict[str, Any] = {
         "name": name,
         "classes": list(chosen),
@@ -122,15 +131,17 @@ def forget(
         "forget_error": gate.forget_error,
         "worst_drop": gate.worst_drop,
         "onnx_atol": gate.onnx_atol,
+        "grade": gate.grade,
+        "block": list(gate.block),
         "dry_run": dry_run,
     }
     from expunge_pipelines.forget import build_forget
     from expunge_pipelines.resources import anywhere
 
-    with _tracked("forget", name, arguments) as run_id:
+    with tracked("forget", name, arguments) as run_id:
         run = run_locally(build_forget(anywhere), arguments, on_start=on_start)
-    reports = _reports(run_id)
-    validation, work = reports["validation"], reports["work"]
+    kept = reports(run_id)
+    validation, work = kept["validation"], kept["work"]
     return {
         "model": name,
         "base_version": base.version,
@@ -138,11 +149,10 @@ def forget(
         **{key: work[key] for key in ("rule", "sign", "strength", "lambdas")},
         "before": validation["before"],
         "after": validation["after"],
-        "checks": validation["checks"],
-        "grade": validation["grade"],
-        "passed": validation["passed"],
-        "version": _registered(name, run_id),
+        **{key: validation[key] for key in _VERDICT},
+        "version": registered(name, run_id),
         "dry_run": dry_run,
+        "report": exported_page(name, run_id),
         "run_id": run_id,
         "forgetting": work,
         "seconds": dict(run.seconds),
@@ -150,6 +160,19 @@ def forget(
     }
 
 
+# What the forget's result has of the validation's report as it is.
+_VERDICT = (
+    "checks",
+    "grade",
+    "needed",
+    "passed",
+    "trustworthy",
+    "reasons",
+    "controls",
+    "oracles",
+    "attacks",
+    "depth",
+)
 # What the train pipeline takes from the recipe as it is; `without` is completed first.
 _TRAIN_FIELDS = tuple(f for f in TrainConfig.__dataclass_fields__ if f != "without")
 
@@ -183,34 +206,6 @@ def _left_out(champion: registry.Version | None, without: Sequence[str]) -> froz
             f"--without is {','.join(without)}; a model that has no champion yet takes indices"
         )
     return frozenset(int(text) for text in without)
-
-
-@contextmanager
-def _tracked(kind: str, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
-    """One MLflow run around the pipeline; the steps' processes find it by `MLFLOW_RUN_ID`."""
-    params = {key: value for key, value in arguments.items() if key != "name"}
-    with registry.pipeline_run(kind, name, params) as run_id:
-        before = os.environ.get("MLFLOW_RUN_ID")
-        os.environ["MLFLOW_RUN_ID"] = run_id
-        try:
-            yield run_id
-        finally:
-            if before is None:
-                os.environ.pop("MLFLOW_RUN_ID", None)
-            else:
-                os.environ["MLFLOW_RUN_ID"] = before
-
-
-def _reports(run_id: str) -> dict[str, Any]:
-    names = ("validation", "work")
-    return {name: json.loads(registry.read_artifact(run_id, f"{name}.json")) for name in names}
-
-
-def _registered(name: str, run_id: str) -> int | None:
-    if not registry.has_model(name):
-        return None
-    found = [v.version for v in registry.versions(name) if v.run_id == run_id]
-    return max(found, default=None)
 
 
 def list_models(name: str | None = None) -> dict[str, Any]:

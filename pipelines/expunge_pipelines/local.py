@@ -35,7 +35,8 @@ class StepLog(io.TextIOBase):
     `seconds` has an entry for each step that ended, in order; a step that runs twice in a pipeline
     has its number behind its name, as kfp gives it. `raised` is the last error of ours that a step
     ended with, rebuilt from the last line of its traceback, and `died` the last sign of another
-    end.
+    end. After a step that failed no other may start: kfp would go on with those that do not depend
+    on it.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class StepLog(io.TextIOBase):
     raised: ExpungeError | None = None
     died: str = ""
     step: str = ""
+    failed: bool = False
     _partial: str = ""
     _since: float = 0.0
 
@@ -62,11 +64,14 @@ class StepLog(io.TextIOBase):
 
     def _read(self, line: str) -> None:
         if started := _STARTED.search(line):
+            if self.failed:
+                raise self.failure()
             self.step, self._since = started[1].replace("-", "_"), time.monotonic()
             self.raised, self.died = None, ""  # what an earlier step got over is no reason
             self.on_start(self.step)
-        elif _ENDED.search(line):
+        elif ended := _ENDED.search(line):
             self.seconds[self.step] = time.monotonic() - self._since
+            self.failed = ended[2] == "FAILURE"
         elif ours := _OURS.match(line):
             kind = getattr(errors, ours[1], ExpungeError)
             self.raised = kind(ours[2])

@@ -8,6 +8,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from expunge.oracles import NEEDED
+from expunge.verdicts import REJECTED, UNTRUSTWORTHY, rejected_by, verdict
+
 Result = Mapping[str, Any]
 
 # Columns that a table may take: what a narrow terminal wraps can be read, a name cut short cannot.
@@ -48,7 +51,34 @@ def forgetting(console: Console, value: Result) -> None:
     )
     _accuracies(console, value)
     _checks(console, value)
+    if value["oracles"]:
+        _attacks(console, value)
     _verdict(console, value)
+    _grade(console, value)
+    console.print(f"The whole report: {value['report']}", markup=False)
+
+
+def retrained(console: Console, value: Result) -> None:
+    """Which oracles there are now."""
+    console.print(
+        f"\n[bold]{value['model']}[/bold]: retrained without {_list(value['without'])}, as version "
+        f"{value['base_version']} was trained"
+    )
+    table = _table("seed", "version", "test accuracy", "")
+    for row in value["oracles"]:
+        accuracy = row["test_accuracy"]
+        table.add_row(
+            str(row["seed"]),
+            str(row["version"]),
+            "" if accuracy is None else _percent(accuracy),
+            "was there" if row["reused"] else "new",
+        )
+    console.print(table)
+    found = len(value["oracles"])
+    console.print(
+        f"expunge forget finds them by itself, and compares with them from {NEEDED} on"
+        + (f"; {NEEDED - found} more are needed." if found < NEEDED else ".")
+    )
 
 
 def demo(console: Console, value: Result) -> None:
@@ -118,9 +148,14 @@ def _accuracies(console: Console, value: Result) -> None:
 
 
 def _checks(console: Console, value: Result) -> None:
-    table = _table("check", "value", "", "threshold", "samples", "verdict")
+    table = _table("check", "value", "", "threshold", "samples", "verdict", "")
     for check in value["checks"]:
-        verdict = "[green]passed[/green]" if check["passed"] else "[bold red]FAILED[/bold red]"
+        if check["passed"]:
+            verdict = "[green]passed[/green]"
+        else:
+            verdict = (
+                "[bold red]FAILED[/bold red]" if check["blocks"] else "[yellow]failed[/yellow]"
+            )
         table.add_row(
             check["name"],
             f"{check['value']:.4g}",
@@ -128,16 +163,39 @@ def _checks(console: Console, value: Result) -> None:
             f"{check['threshold']:.4g}",
             str(check["samples"] or ""),
             verdict,
+            ", ".join(_role(check)),
         )
     console.print(table)
 
 
+def _role(check: Result) -> list[str]:
+    """What a check is good for: that it blocks, and whether it tells anything about the grade."""
+    counts = {True: ["counts"], False: ["does not count"], None: []}[check["counts"]]
+    return (["blocks"] if check["blocks"] else []) + counts
+
+
+def _attacks(console: Console, value: Result) -> None:
+    """What each attack found on this model, on those that forgot nothing, and on the oracles."""
+    models = ("unlearned", "original", "mask", "soft-mask")
+    table = _table("attack", "this model", *models[1:], "oracles' mean")
+    for name, row in value["attacks"].items():
+        known = [found for found in row.get("oracles", []) if found is not None]
+        mean = sum(known) / len(known) if known else None
+        table.add_row(name, *(_number(found) for found in (*map(row.get, models), mean)))
+    console.print(table)
+
+
 def _verdict(console: Console, value: Result) -> None:
-    if not value["passed"]:
-        failed = [check["name"] for check in value["checks"] if not check["passed"]]
+    said = verdict(value)
+    if said == UNTRUSTWORTHY:
         console.print(
-            f"[bold red]Rejected[/bold red] by the gate ({', '.join(failed)}): nothing is "
-            "registered, and the champion is as it was."
+            "[bold red]Not to be trusted[/bold red]: a control was graded as it must not be. "
+            "Nothing is registered, and the champion is as it was."
+        )
+    elif said == REJECTED:
+        console.print(
+            f"[bold red]Rejected[/bold red] by the gate ({', '.join(rejected_by(value))}): nothing "
+            "is registered, and the champion is as it was."
         )
     elif value.get("dry_run"):
         console.print("The gate passed. A dry run registers nothing.")
@@ -146,9 +204,27 @@ def _verdict(console: Console, value: Result) -> None:
             f"[green]Passed[/green]: version {value['version']} is champion, graded "
             f"{value['grade']}."
         )
-    if value["grade"] == "suppressed":
+
+
+def _grade(console: Console, value: Result) -> None:
+    """The grade in plain words, why it is not higher, and what can be done about that."""
+    words = {
+        "failed": "Failed: its outputs still give the class, or a check that blocks failed.",
+        "suppressed": "Suppressed: its outputs forget. That its inner layers do was not shown.",
+        "forgotten": f"Forgotten: by every check that counts it is like the {value['oracles']} "
+        "models that were retrained without the class.",
+    }
+    console.print(words[value["grade"]])
+    if value["grade"] == "suppressed" and value["needed"] == "forgotten":
+        console.print("The policy asks for grade forgotten.")
+    for reason in value["reasons"]:
+        console.print(f"  {reason}", markup=False)
+    if value["grade"] == "suppressed" and not value["oracles"]:
+        request = f"{value['model']} --classes {','.join(map(str, value['classes']))}"
+        base = f" --base-version {value['base_version']}"
         console.print(
-            "Suppressed: its outputs forget. Whether its inner layers do was not checked."
+            f"To compare it with retrained models: expunge oracles {request}{base}, then "
+            f"expunge forget {request}{base} --dry-run"
         )
 
 
@@ -174,6 +250,10 @@ def _table(*columns: str) -> Table:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _change(before: float, after: float) -> str:

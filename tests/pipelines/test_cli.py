@@ -9,6 +9,8 @@ import pytest
 from trained_store import command
 
 from expunge import __version__
+from expunge.config import GateConfig
+from expunge.errors import RefusedError
 from expunge_pipelines import jobs
 from expunge_pipelines.cli import main
 
@@ -33,6 +35,12 @@ TRAIN = ["train", "shapes", "--data", "digits", "--arch", "mlp"]
         ([*TRAIN, "--weights", "a", "--init-from", "b"], "choose one of them"),
         (["forget", "shapes", "--classes", "1", "--budget", "2"], "budget is 2.0; expected"),
         (["forget", "shapes", "--classes", "1", "--rule", "magic"], "'magic' is not one of"),
+        (["forget", "shapes", "--classes", "1", "--budget", "much"], "'much' is not a valid float"),
+        (["forget", "shapes", "--classes", "1", "--policy", "absent"], "policy absent: it cannot"),
+        (["oracles", "absent", "--classes", "1"], "there is no model 'absent'"),
+        (["oracles", "shapes"], "Missing option '--classes'"),
+        (["oracles", "shapes", "--classes", "1", "--seeds", "0"], "0 is not in the range"),
+        (["train", "a-oracles", *TRAIN[2:]], "names that end with -oracles belong to oracles"),
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
 )
@@ -81,6 +89,39 @@ def test_a_home_that_cannot_be_made_is_exit_3(
     code, _, err = command(*TRAIN)
     assert code == 3
     assert err.count("\n") == 1
+
+
+def test_what_is_given_overrides_the_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an empty text, as `mlflow run` hands it on, does not."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("grade: forgotten\nbudget: 0.5\nforget_error: 0.7\nblock: [cmia]\n")
+    gates: list[GateConfig] = []
+
+    def kept(name: str, wanted: list[str], *, gate: GateConfig, **options: object) -> None:
+        gates.append(gate)
+        raise RefusedError("seen")
+
+    monkeypatch.setattr(jobs, "forget", kept)
+    request = ["forget", "shapes", "--classes", "1", "--budget", "0.25", "--worst-drop", ""]
+    assert command(*request, "--policy", str(policy))[0] == 1
+    assert command(*request)[0] == 1
+    assert gates == [
+        GateConfig(forget_error=0.7, budget=0.25, grade="forgotten", block=("cmia",)),
+        GateConfig(budget=0.25),
+    ]
+
+
+def test_an_untrustworthy_measurement_is_exit_3_and_still_a_document(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = {"passed": False, "trustworthy": False, "reasons": ["The mask passed."], "checks": []}
+    monkeypatch.setattr(jobs, "forget", lambda *_, **__: result)
+    code, out, err = command("forget", "shapes", "--classes", "1", "--json")
+    assert code == 3
+    assert json.loads(out) == result
+    assert err == "expunge: this measurement cannot be trusted: The mask passed.\n"
 
 
 def test_an_interrupt_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

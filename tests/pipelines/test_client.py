@@ -11,6 +11,13 @@ from expunge.ops import STEPS
 from expunge_pipelines.client import compile_all
 from expunge_pipelines.resources import MLFLOW_SECRET, RESOURCES, S3_SECRET
 
+# Each pipeline, and steps that it has to have.
+PIPELINES = {
+    "train": {"validate", "record", "register", "promote"},
+    "oracles": {"find-oracle", "train", "export-onnx", "keep-oracle"},
+    "forget": {"load-oracles", "validate", "report", "record", "register", "promote"},
+}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -25,18 +32,18 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 def test_compiling_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     written = compile_all(tmp_path)
-    assert len(written) == 2 + len(STEPS)
+    assert len(written) == len(PIPELINES) + len(STEPS)
     for path in map(Path, written):
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["train", "forget", *(f"components/{step}" for step in STEPS)])
+@pytest.mark.parametrize("name", [*PIPELINES, *(f"components/{step}" for step in STEPS)])
 def test_kfp_loads_what_was_written(folder: Path, name: str) -> None:
     loaded = components.load_component_from_file(str(folder / f"{name}.yaml"))
     assert loaded.component_spec.inputs
 
 
-@pytest.mark.parametrize("name", ["train", "forget"])
+@pytest.mark.parametrize("name", PIPELINES)
 def test_each_task_asks_for_its_resources(folder: Path, name: str) -> None:
     spec, platform = documents(folder / f"{name}.yaml")
     executors = spec["deploymentSpec"]["executors"]
@@ -65,19 +72,30 @@ def tasks(dag: dict[str, Any], spec: dict[str, Any]) -> list[tuple[str, dict[str
     return found
 
 
-@pytest.mark.parametrize("name", ["train", "forget"])
+@pytest.mark.parametrize("name", PIPELINES)
 def test_only_pure_steps_are_cached_and_all_are_retried(folder: Path, name: str) -> None:
     spec, _ = documents(folder / f"{name}.yaml")
     found = tasks(spec["root"]["dag"], spec)
-    assert {"validate", "record", "register", "promote"} <= {step for step, _ in found}
+    assert PIPELINES[name] <= {step for step, _ in found}
     for label, task in found:
         step = label.rstrip("0123456789").rstrip("-")
         assert task["cachingOptions"].get("enableCache", False) == RESOURCES[step].cached
         assert task["retryPolicy"]["maxRetryCount"] == RESOURCES[step].retries
-    assert not any(RESOURCES[s].cached for s in ("load-version", "record", "register", "promote"))
+    changing = ("load-version", "load-oracles", "find-oracle", "keep-oracle", "record", "register")
+    assert not any(RESOURCES[step].cached for step in (*changing, "promote"))
 
 
-@pytest.mark.parametrize("name", ["train", "forget"])
+def test_the_seeds_of_oracles_are_a_parameter_and_run_side_by_side(folder: Path) -> None:
+    spec, _ = documents(folder / "oracles.yaml")
+    assert spec["root"]["inputDefinitions"]["parameters"]["seeds"]["parameterType"] == "LIST"
+    loops = [task for task in spec["root"]["dag"]["tasks"].values() if "parameterIterator" in task]
+    assert [loop["parameterIterator"]["items"]["inputParameter"] for loop in loops] == [
+        "pipelinechannel--seeds"
+    ]
+    assert "iteratorPolicy" not in loops[0]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
 def test_credentials_are_references(folder: Path, name: str) -> None:
     """Every name of a credential stands in a secret's key, and none beside a value."""
     spec, platform = documents(folder / f"{name}.yaml")

@@ -1,6 +1,7 @@
 """Train and forget on the local runner, each step a process, and what is left afterwards."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from expunge.data.digits import load_digit_splits
 
 FIELDS = {
     "model", "base_version", "classes", "rule", "sign", "strength", "before", "after", "checks",
-    "grade", "passed", "version", "seconds",
+    "grade", "passed", "version", "seconds", "needed", "trustworthy", "reasons", "controls",
+    "attacks", "oracles", "depth", "report",
 }  # fmt: skip
 
 
@@ -40,6 +42,21 @@ def test_forgetting_gives_what_the_design_promises(store: Store) -> None:
     assert found["after"]["forget_error"] > 0.95
     assert found["after"]["retain_accuracy"] > found["before"]["retain_accuracy"] - 0.02
     assert all(row.keys() >= {"name", "value", "threshold", "passed"} for row in found["checks"])
+
+
+def test_without_oracles_it_says_what_was_not_compared(store: Store) -> None:
+    found = store.forget
+    assert (found["oracles"], found["needed"], found["trustworthy"]) == (0, "suppressed", True)
+    assert found["controls"]["original"] == "failed"
+    assert "Nothing was compared with retrained models" in " ".join(found["reasons"])
+    assert {row["name"] for row in found["checks"] if not row["blocks"]} == {"head_swap"}
+
+
+def test_the_report_is_a_page_to_open_and_lies_in_the_run_too(store: Store) -> None:
+    page = Path(store.forget["report"])
+    assert page == store.home / "exports" / f"{NAME}-{store.forget['run_id']}.html"
+    assert page.read_bytes() == registry.read_artifact(store.forget["run_id"], "report.html")
+    assert page.read_text().startswith("<!")
 
 
 def test_the_champion_forgot_and_previous_is_what_it_replaced(store: Store) -> None:
@@ -94,6 +111,8 @@ def test_mlflow_has_the_whole_run(store: Store) -> None:
     forgot = client.get_run(store.forget["run_id"])
     assert {"check/forget_error", "threshold/forget_error"} <= forgot.data.metrics.keys()
     assert forgot.data.tags["gate"] == "passed"
+    assert "validation/attacks/head_swap/unlearned" in forgot.data.metrics
+    assert sum(not name.startswith("system/") for name in forgot.data.metrics) < 200
     assert forgot.data.tags["expunge.validation.data_digest"]
 
 

@@ -52,6 +52,13 @@ def killed(text: str) -> None:
     dies(text=text)
 
 
+@dsl.pipeline(name="apart")
+def apart(text: str) -> None:
+    """Two steps that do not need each other."""
+    refuses(text=text)
+    refuses(text="behind it")
+
+
 def runs() -> list[Path]:
     return sorted((environment.home() / "runs").iterdir())
 
@@ -75,6 +82,13 @@ def test_an_error_of_a_step_is_raised_here_as_it_was_there() -> None:
     assert isinstance(caught.value, UserError)
     assert caught.value.exit_code == 2
     assert "a.png" in (runs()[0] / "log.txt").read_text()
+
+
+def test_no_step_starts_after_one_that_failed() -> None:
+    started: list[str] = []
+    with pytest.raises(DataError, match=r"^image (a\.png|behind it) is broken"):
+        run_locally(apart, {"text": "a.png"}, on_start=started.append)
+    assert len(started) == 1
 
 
 def test_a_step_that_is_killed_names_its_log() -> None:

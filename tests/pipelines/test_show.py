@@ -4,6 +4,7 @@ import io
 import json
 from typing import Any
 
+import forget_reports
 import pytest
 from rich.console import Console
 
@@ -34,6 +35,8 @@ def check(name: str, value: float, threshold: float, *, samples: int | None) -> 
         "threshold": threshold,
         "samples": samples,
         "passed": passed,
+        "blocks": True,
+        "counts": None,
     }
 
 
@@ -54,9 +57,15 @@ def forgotten(*, error: float = 1.0, **changed: Any) -> dict[str, Any]:
             check("onnx_equal_argmax", 1.0, 1.0, samples=None),
         ],
         "grade": "suppressed" if passed else "failed",
+        "needed": "suppressed",
         "passed": passed,
+        "trustworthy": True,
+        "reasons": ["Nothing was compared with retrained models [yet]."],
+        "oracles": 0,
+        "attacks": {},
         "version": 5 if passed else None,
         "dry_run": False,
+        "report": "/home/exports/shapes-[a].html",
         "seconds": {"load_version": 1.5, "perturb": 2.25},
         "total_seconds": 4.0,
     }
@@ -85,18 +94,88 @@ def test_a_forget_that_passed() -> None:
     assert row(text, "0 ") == ["95.0", "%", "92.0", "%", "-3.0"]
     assert row(text, "forget error E_F") == ["10.0", "%", "100.0", "%", "+90.0"]
     assert row(text, "retained A_R") == ["97.5", "%", "96.0", "%", "-1.5"]
-    assert row(text, "forget_error") == ["1", ">=", "0.95", "40", "passed"]
-    assert row(text, "onnx_equal_argmax") == ["1", ">=", "1", "passed"]
+    assert row(text, "forget_error") == ["1", ">=", "0.95", "40", "passed", "blocks"]
+    assert row(text, "onnx_equal_argmax") == ["1", ">=", "1", "passed", "blocks"]
     assert "Passed: version 5 is champion, graded suppressed." in text
-    assert "Whether its inner layers do was not checked" in text
+    assert "That its inner layers do was not shown" in text
+    assert "Nothing was compared with retrained models [yet]." in text
+    request = "shapes --classes 1 --base-version 4"
+    assert f"expunge oracles {request}, then expunge forget {request} --dry-run" in text
+    assert "The whole report: /home/exports/shapes-[a].html" in text
+    assert "oracles' mean" not in text
 
 
 def test_a_forget_that_was_rejected_names_the_failed_checks_alone() -> None:
     text = printed(show.forgetting, forgotten(error=0.5))
-    assert row(text, "forget_error") == ["0.5", ">=", "0.95", "40", "FAILED"]
+    assert row(text, "forget_error") == ["0.5", ">=", "0.95", "40", "FAILED", "blocks"]
     assert "Rejected by the gate (forget_error): nothing is registered" in text
     assert "Passed:" not in text
     assert "Suppressed" not in text
+    assert "expunge oracles" not in text
+
+
+def compared(**changed: Any) -> dict[str, Any]:
+    """The result of a forget with three oracles to compare with."""
+    report = forget_reports.with_oracles((1,), 3)
+    keys = ("checks", "grade", "needed", "reasons", "oracles", "attacks")
+    return forgotten(**{key: report[key] for key in keys}) | changed
+
+
+def test_a_comparison_with_oracles() -> None:
+    text = printed(show.forgetting, compared())
+    columns = ["this", "model", "original", "mask", "soft-mask", "oracles'", "mean"]
+    assert row(text, "attack ") == columns
+    found = [line for line in text.splitlines() if line.startswith("head_recovery")]
+    in_checks, in_attacks = (line.split() for line in found)
+    assert in_checks[-2:] == ["passed", "counts"]
+    assert in_attacks == ["head_recovery", "0.952", "0.984", "0.984", "0.984", "0.951"]
+    assert row(text, "anamnesis") == ["1.100", "0.000", "0.200", "1.000"]
+    assert row(text, "membership") == ["0.410"]
+    assert text.count("does not count") == 2
+    assert "graded forgotten" in text
+    assert "Forgotten: by every check that counts it is like the 3 models that were" in text
+    assert "expunge oracles" not in text
+
+
+def test_a_check_that_fails_without_blocking_rejects_nothing() -> None:
+    differs = check("head_recovery", 0.2, 0.9, samples=9) | {"blocks": False, "counts": True}
+    checks = [check("forget_error", 1.0, 0.95, samples=40), differs]
+    text = printed(
+        show.forgetting, compared(checks=checks, grade="suppressed", needed="suppressed")
+    )
+    told = next(line for line in text.splitlines() if line.startswith("head_recovery"))
+    assert told.split()[1:] == ["0.2", ">=", "0.9", "9", "failed", "counts"]
+    assert "FAILED" not in text
+    assert "Passed: version 5 is champion" in text
+
+
+def test_a_grade_that_the_policy_finds_too_low() -> None:
+    low = {"passed": False, "grade": "suppressed", "version": None}
+    text = printed(show.forgetting, compared(**low))
+    assert "Rejected by the gate (grade): nothing is registered" in text
+    assert "The policy asks for grade forgotten." in text
+
+
+def test_a_measurement_that_cannot_be_trusted() -> None:
+    broken = {"trustworthy": False, "passed": False, "reasons": ["The mask was graded forgotten."]}
+    text = printed(show.forgetting, compared(**broken))
+    assert "Not to be trusted: a control was graded as it must not be." in text
+    assert "The mask was graded forgotten." in text
+    assert "Rejected" not in text
+
+
+def test_oracles() -> None:
+    rows = [
+        {"seed": 1001, "version": 2, "test_accuracy": 0.9625, "reused": True},
+        {"seed": 1003, "version": 3, "test_accuracy": None, "reused": False},
+    ]
+    value = {"model": "shapes-oracles", "base_version": 4, "without": [1, 3], "oracles": rows}
+    text = printed(show.retrained, value)
+    assert "shapes-oracles: retrained without 1, 3, as version 4 was trained" in text
+    assert row(text, "1001") == ["2", "96.2", "%", "was", "there"]
+    assert row(text, "1003") == ["3", "new"]
+    assert "compares with them from 4 on; 2 more are needed." in text
+    assert "more are" not in printed(show.retrained, value | {"oracles": rows * 2})
 
 
 def test_a_dry_run_does_not_speak_of_a_champion() -> None:

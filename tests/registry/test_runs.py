@@ -88,3 +88,15 @@ def test_reports_and_artifacts(store: Path, tmp_path: Path) -> None:
     assert registry.read_artifact(run_id, "plots/one.json") == b'{"x": 1}'
     with pytest.raises(UserError, match=r"has no artifact 'other\.json'; was it recorded\?"):
         registry.read_artifact(run_id, "other.json")
+
+
+def test_oracles_of_one_run_have_metrics_of_their_own(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", registry.attached_run("shapes", "oracles"))
+    for seed in (1001, 1002):
+        registry.epoch_logger("shapes", "oracles", seed)(1, {"train_loss": seed / 1000})
+    registry.epoch_logger("shapes", "train", 5)(1, {"train_loss": 0.5})
+    metrics = run_of(registry.attached_run("shapes", "oracles")).data.metrics
+    losses = {"oracle-1001/train_loss": 1.001, "oracle-1002/train_loss": 1.002, "train_loss": 0.5}
+    assert metrics == losses

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from forget_reports import with_oracles, work
 from mlflow_store import write_validation
 
 from expunge import registry
@@ -44,3 +45,30 @@ def test_a_run_without_a_gate(store: Path, tmp_path: Path) -> None:
     report = record("train", "shapes", {"train": tmp_path / "train"}, {})
     assert report["gate"] is None
     assert "gate" not in connection.connect().get_run(report["run_id"]).data.tags
+
+
+def test_a_comparison_with_oracles_becomes_some_metrics_and_keeps_the_page(
+    store: Path, tmp_path: Path
+) -> None:
+    """The curves, the layers and the sentences stay in the artifacts."""
+    validation = with_oracles() | {"reasons": ["It differs."], "trustworthy": False}
+    (tmp_path / "validation").write_text(json.dumps(validation | {"passed": False}))
+    (tmp_path / "work").write_text(json.dumps(work()))
+    (tmp_path / "page").write_text("<p>all of it</p>")
+    reports = {name: tmp_path / name for name in ("validation", "work")}
+    report = record("forget", "shapes", reports, {}, tmp_path / "page")
+    run = connection.connect().get_run(report["run_id"])
+    metrics, tags = run.data.metrics, run.data.tags
+    assert (tags["gate"], tags["gate.failed"]) == ("untrustworthy", "")
+    assert tags["expunge.validation.controls.soft-mask"] == "suppressed"
+    attacks = validation["attacks"]
+    for model in ("unlearned", "original", "mask", "soft-mask", "held-out"):
+        found = metrics[f"validation/attacks/head_recovery/{model}"]
+        assert found == attacks["head_recovery"][model]
+    assert metrics["validation/attacks/tow/oracles/2"] == attacks["tow"]["oracles"][2]
+    assert metrics["validation/depth/head_alone"] == validation["depth"]["head_alone"]
+    assert "validation/attacks/membership/unlearned" not in metrics
+    assert not any("curves" in key or "layers" in key or "trials" in key for key in metrics)
+    assert not any("reasons" in key or "class_names" in key for key in (*metrics, *tags))
+    assert len(metrics) < 200
+    assert registry.read_artifact(report["run_id"], "report.html") == b"<p>all of it</p>"

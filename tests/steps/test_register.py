@@ -40,7 +40,7 @@ def test_register_refuses_what_the_gate_rejected(
     model = save_tiny(tmp_path / "model", tiny_model(forgotten=(3,)))
     fisher = save_tiny_fisher(tmp_path / "fisher")
     rejected = write_validation(tmp_path / "rejected", passed=False)
-    with pytest.raises(RefusedError, match=r"rejected this model of 'shapes' \(forget_error\)"):
+    with pytest.raises(RefusedError, match=r"model of 'shapes' is rejected \(forget_error\)"):
         register("shapes", "forget", model, fisher, tiny_onnx, rejected)
     passed = write_validation(tmp_path / "passed", passed=True)
     with pytest.raises(UserError, match=r"holds no fim_total\.safetensors, model\.onnx"):

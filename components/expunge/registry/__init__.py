@@ -2,7 +2,7 @@
 
 An expunge version is an MLflow model version whose flavour is ONNX, whose artifacts hold a model
 folder (`expunge.artifacts`) and whose tags start with `expunge.`. The alias `champion` serves,
-`previous` is what it replaced.
+`previous` is what it replaced. Oracles are versions of the model `NAME-oracles`, without aliases.
 """
 
 from expunge.registry.aliases import erased_classes, promote, rollback
@@ -17,7 +17,9 @@ from expunge.registry.runs import (
 )
 from expunge.registry.store import prepared_uri
 from expunge.registry.versions import (
+    ACCURACY_TAG,
     CHAMPION,
+    ORACLE,
     PREVIOUS,
     Version,
     download,
@@ -25,12 +27,15 @@ from expunge.registry.versions import (
     has_model,
     model_info,
     models,
+    oracles,
     resolve,
     versions,
 )
 
 __all__ = [
+    "ACCURACY_TAG",
     "CHAMPION",
+    "ORACLE",
     "PREVIOUS",
     "Version",
     "attached_run",
@@ -43,6 +48,7 @@ __all__ = [
     "log_report",
     "model_info",
     "models",
+    "oracles",
     "pipeline_run",
     "prepared_uri",
     "promote",

@@ -12,7 +12,15 @@ from typing import Any
 
 from expunge.errors import RefusedError, UserError
 from expunge.registry.store import connect, pages, store_errors
-from expunge.registry.versions import CHAMPION, PREVIOUS, Version, exists, resolve, versions
+from expunge.registry.versions import (
+    CHAMPION,
+    ORACLE,
+    PREVIOUS,
+    Version,
+    exists,
+    resolve,
+    versions,
+)
 
 PROMOTED_TAG = "expunge.promoted"
 # on the registered model, a tag a class with the version that erased it: it outlives that version
@@ -48,8 +56,8 @@ def promote(name: str, version: int, expected: int | None) -> None:
     `expected` is the champion that the gate compared with, None for no champion.
 
     Raises:
-        RefusedError: the version did not pass the gate, another champion came between, or the
-            version remembers a class that this model has erased.
+        RefusedError: the version is an oracle or did not pass the gate, another champion came
+            between, or the version remembers a class that this model has erased.
         UserError: there is no such version.
     """
     candidate = _candidate(name, version)
@@ -98,6 +106,11 @@ def rollback(name: str) -> Version:
 def _candidate(name: str, version: int) -> Version:
     """The version, if it is one of ours that passed the gate."""
     for entry in versions(name):
+        if entry.version == version and entry.kind == ORACLE:
+            raise RefusedError(
+                f"version {version} of {name!r} is an oracle, which is there to be compared with; "
+                "it never becomes champion"
+            )
         if entry.version == version and entry.tags.get("expunge.gate") == "passed":
             return entry
     if exists(name, version):

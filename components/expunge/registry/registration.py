@@ -21,10 +21,21 @@ from expunge.artifacts import (
     sha256_file,
 )
 from expunge.errors import OperationalError, UserError
+from expunge.oracles import SUFFIX, holds_oracles, recipe_key
 from expunge.registry.store import check_name, connect, store_errors
-from expunge.registry.versions import FILES, KIND_TAG, Version, digest_tag, resolve, versions
+from expunge.registry.versions import (
+    KEY_TAG,
+    KIND_TAG,
+    ORACLE,
+    SEED_TAG,
+    Version,
+    digest_tag,
+    files_of,
+    resolve,
+    versions,
+)
 
-KINDS = ("train", "forget")
+KINDS = ("train", "forget", ORACLE)
 REQUIREMENTS = ("onnx", "onnxruntime", "numpy")
 
 
@@ -33,8 +44,9 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
     """Register the model folder, with its Fisher total and ONNX file, as a new version of `name`.
 
     `tags` are the caller's own (`expunge.gate`, `expunge.grade`, ...); digests, lineage, forgotten
-    indices and the code's version are added. The same weights from the same run are registered
-    once: called again, it returns the version that is there. The version appears last, in one
+    indices and the code's version are added, and to an oracle, which needs no Fisher total, its key
+    and seed. The same weights from the same run are registered once, and so is an oracle of one key
+    and seed: called again, it returns the version that is there. The version appears last, in one
     transaction with its tags, so that a failure before it leaves none.
 
     Raises:
@@ -44,17 +56,24 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
     if kind not in KINDS:
         raise UserError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
     check_name(name)
-    missing = [file for file in FILES if not (folder / file).is_file()]
+    if (kind == ORACLE) != holds_oracles(name):
+        raise UserError(
+            f"a version of kind {kind!r} cannot be one of {name!r}: models whose name ends with "
+            f"{SUFFIX} hold oracles, and no other does; choose another name"
+        )
+    missing = [file for file in files_of(kind) if not (folder / file).is_file()]
     if missing:
         raise UserError(f"{folder} holds no {', '.join(missing)}; run the steps that write them")
     info = load_model_info(folder)
     _check_forgotten(info, folder)
+    if kind == ORACLE and "seed" not in info.settings:
+        raise UserError(f"{folder} does not say its seed; an oracle is a model as train writes it")
     every = {**tags, **_tags(run_id, info, folder, kind)}
     client = connect()
     again = _registered(run_id, name, every)
     if again is not None:
         return again
-    with _logged_model(client, run_id, name, folder, info) as model_id:
+    with _logged_model(client, run_id, name, folder, info, kind) as model_id:
         _ensure_model(client, name)
         made = client.create_model_version(
             name, f"models:/{model_id}", run_id, tags=every, model_id=model_id
@@ -63,9 +82,11 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
 
 
 def _registered(run_id: str, name: str, tags: Mapping[str, str]) -> Version | None:
-    key = digest_tag(WEIGHTS)
-    for entry in versions(name):
-        if entry.run_id == run_id and entry.tags.get(key) == tags[key]:
+    same = (KEY_TAG, SEED_TAG) if KEY_TAG in tags else (digest_tag(WEIGHTS),)
+    for entry in reversed(versions(name)):
+        if (entry.run_id == run_id or KEY_TAG in tags) and all(
+            entry.tags.get(key) == tags[key] for key in same
+        ):
             return entry
     return None
 
@@ -84,7 +105,7 @@ def _check_forgotten(info: ModelInfo, folder: Path) -> None:
 
 
 def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, str]:
-    tags = {digest_tag(file): sha256_file(folder / file) for file in FILES}
+    tags = {digest_tag(file): sha256_file(folder / file) for file in files_of(kind)}
     tags |= {f"expunge.data.{split}": digest for split, digest in info.data_digests.items()}
     tags |= {
         KIND_TAG: kind,
@@ -93,6 +114,8 @@ def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, st
         "expunge.run_id": run_id,
         "expunge.source": info.source,
     }
+    if kind == ORACLE:
+        tags |= {KEY_TAG: recipe_key(info), SEED_TAG: str(info.settings["seed"])}
     if info.parent is not None:
         tags["expunge.base"] = info.parent
         base, _, number = info.parent.rpartition("/")
@@ -104,7 +127,7 @@ def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, st
 
 @contextmanager
 def _logged_model(
-    client: Any, run_id: str, name: str, folder: Path, info: ModelInfo
+    client: Any, run_id: str, name: str, folder: Path, info: ModelInfo, kind: str
 ) -> Iterator[str]:
     """Upload everything as a logged model of the run; it is deleted again if the body raises."""
     experiment = client.get_run(run_id).info.experiment_id
@@ -113,6 +136,8 @@ def _logged_model(
         with tempfile.TemporaryDirectory() as scratch:
             flavoured = Path(scratch) / "model"
             _save_flavour(flavoured, folder, info, run_id, model_id)
+            for file in files_of(kind):
+                shutil.copyfile(folder / file, flavoured / file)
             client.log_model_artifacts(model_id, str(flavoured))
         client.finalize_logged_model(model_id, "READY")
         from mlflow.entities import LoggedModelOutput
@@ -126,7 +151,7 @@ def _logged_model(
 
 
 def _save_flavour(path: Path, folder: Path, info: ModelInfo, run_id: str, model_id: str) -> None:
-    """MLflow's ONNX flavour at `path`, with the files of `folder` beside it, byte for byte."""
+    """MLflow's ONNX flavour of `folder` at `path`."""
     import mlflow.onnx
     import numpy as np
     import onnx
@@ -151,8 +176,6 @@ def _save_flavour(path: Path, folder: Path, info: ModelInfo, run_id: str, model_
         onnx_execution_providers=["CPUExecutionProvider"],  # asking for CUDA warns without one
         save_as_external_data=False,
     )
-    for file in FILES:
-        shutil.copyfile(folder / file, path / file)
 
 
 def _ensure_model(client: Any, name: str) -> None:

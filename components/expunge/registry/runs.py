@@ -111,14 +111,19 @@ def log_epoch(run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         _log(connect(), run_id, {}, metrics, {}, epoch)
 
 
-def epoch_logger(model: str, kind: str = "train") -> Callable[[int, Mapping[str, float]], None]:
-    """A callback that logs each epoch into the attached run; mlflow is imported at the first."""
-    run_id = ""
+def epoch_logger(
+    model: str, kind: str = "train", seed: int = 0
+) -> Callable[[int, Mapping[str, float]], None]:
+    """A callback that logs each epoch into the attached run; mlflow is imported at the first.
+
+    A run of kind "oracles" has several trainings: the metrics of each begin with `oracle-<seed>/`.
+    """
+    run_id, prefix = "", f"oracle-{seed}/" if kind == "oracles" else ""
 
     def log(epoch: int, metrics: Mapping[str, float]) -> None:
         nonlocal run_id
         run_id = run_id or attached_run(model, kind)
-        log_epoch(run_id, epoch, metrics)
+        log_epoch(run_id, epoch, {prefix + key: value for key, value in metrics.items()})
 
     return log
 

@@ -21,6 +21,7 @@ from expunge.artifacts import (
     sha256_file,
 )
 from expunge.errors import OperationalError, UserError
+from expunge.oracles import oracle_model
 from expunge.registry.store import check_name, connect, pages, store_errors
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -28,6 +29,14 @@ CHAMPION, PREVIOUS = "champion", "previous"
 FILES = {MODEL: "info", WEIGHTS: "weights", CODES: "codes", FISHER: "fim_total", ONNX: "onnx"}
 DIGEST_TAG = "expunge.sha256."
 KIND_TAG = "expunge.kind"  # every version of ours has it, and no other
+ORACLE = "oracle"  # the kind of a model to compare with, which never serves
+KEY_TAG, SEED_TAG = "expunge.oracle", "expunge.oracle.seed"
+ACCURACY_TAG = "expunge.test_accuracy"
+
+
+def files_of(kind: str) -> tuple[str, ...]:
+    """The files of a version; an oracle forgets nothing, so it needs no Fisher total."""
+    return tuple(file for file in FILES if kind != ORACLE or file != FISHER)
 
 
 def digest_tag(file: str) -> str:
@@ -48,7 +57,7 @@ class Version:
     forgotten: tuple[int, ...]
     parent: str | None  # "NAME/VERSION"
     grade: str
-    kind: str  # "train" or "forget"
+    kind: str  # "train", "forget" or "oracle"
     tags: Mapping[str, str]
 
     @property
@@ -58,8 +67,19 @@ class Version:
 
     @property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of its files: info, weights, codes, fim_total and onnx."""
-        return {end: self.tags.get(digest_tag(file), "") for file, end in FILES.items()}
+        """The SHA-256 of its files: info, weights, codes, onnx, and but for oracles fim_total."""
+        return {FILES[file]: self.tags.get(digest_tag(file), "") for file in files_of(self.kind)}
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of an oracle's training."""
+        return int(self.tags[SEED_TAG]) if self.kind == ORACLE else None
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """An oracle's, on the test images of the classes that it knows, where it was kept."""
+        text = self.tags.get(ACCURACY_TAG)
+        return float(text) if text else None
 
     @property
     def promoted(self) -> bool:
@@ -74,10 +94,11 @@ def parse_classes(text: str) -> tuple[int, ...]:
 
 @store_errors("list the models")
 def models() -> list[Version]:
-    """Every expunge version of every model: by name, the newest first."""
+    """Every expunge version of every model but oracles: by name, the newest first."""
     client = connect()
     registered = {entry.name: entry for entry in pages(client.search_registered_models)}
-    return _expunge_versions(client, registered, "")
+    found = _expunge_versions(client, registered, "")
+    return [entry for entry in found if entry.kind != ORACLE]
 
 
 @store_errors("list the versions")
@@ -88,6 +109,16 @@ def versions(name: str) -> list[Version]:
     query = f"name = '{name}'"
     found = pages(client.search_registered_models, filter_string=query)
     return _expunge_versions(client, {entry.name: entry for entry in found}, query)
+
+
+def oracles(name: str, key: str) -> list[Version]:
+    """The oracles of model `name` with this key (`expunge.oracles.recipe_key`), by their seed."""
+    found = {
+        entry.seed: entry  # the newest first, so that of two with one seed the older stays
+        for entry in versions(oracle_model(name))
+        if entry.kind == ORACLE and entry.tags.get(KEY_TAG) == key
+    }
+    return [entry for _, entry in sorted(found.items())]
 
 
 def _expunge_versions(client: Any, registered: Mapping[str, Any], query: str) -> list[Version]:
@@ -201,7 +232,8 @@ def download(version: Version, folder: Path) -> None:
         got = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=fresh))
         if not (got / MODEL).is_file():
             raise UserError(f"{version.uri} holds no {MODEL}; it is no version of expunge")
-        for name in FILES:
+        files = files_of(version.kind)
+        for name in files:
             expected = version.tags.get(digest_tag(name), "")
             actual = sha256_file(got / name) if (got / name).is_file() else "missing"
             if actual != expected:
@@ -209,7 +241,7 @@ def download(version: Version, folder: Path) -> None:
                     f"{name} of {version.uri} is not what was registered: its SHA-256 is {actual} "
                     f"and the version's tag says {expected or 'nothing'}; do not use this version"
                 )
-        for name in FILES:
+        for name in files:
             shutil.move(got / name, folder / name)
 
 

@@ -4,32 +4,43 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+# Parts of a validation's report that its artifact keeps and that are no metrics: names, sentences,
+# and the curves, whose areas are among the attacks.
+NO_METRICS = ("checks", "class_names", "reasons", "relearning")
+
 
 def record(
-    kind: str, name: str, reports: Mapping[str, Path], params: Mapping[str, Any]
+    kind: str,
+    name: str,
+    reports: Mapping[str, Path],
+    params: Mapping[str, Any],
+    page: Path | None = None,
 ) -> dict[str, Any]:
     """Log the JSON reports, by the name of the step that wrote each, into the attached run.
 
     Numbers become metrics `<step>/<key>`, at any depth, and lists of numbers by index; texts and
-    truths become tags `expunge.<step>.<key>`; each report is kept whole as artifact `<step>.json`.
-    A report named `validation` also gives `check/<name>` and `threshold/<name>` for each check of
-    the gate and the tags `gate` (passed or rejected), `gate.failed` and `expunge.grade`.
+    truths become tags `expunge.<step>.<key>`; each report is kept whole as artifact `<step>.json`,
+    and `page` as `report.html`. A report named `validation` also gives `check/<name>` and
+    `threshold/<name>` for each check of the gate and the tags `gate` (passed, rejected or
+    untrustworthy), `gate.failed` (the checks that rejected) and `expunge.grade`; of its curves and
+    its layers there are no metrics.
     """
     from expunge import registry
     from expunge.artifacts import read_json
+    from expunge.verdicts import rejected_by, verdict
 
     metrics: dict[str, float] = {}
     tags: dict[str, str] = {}
     for step, path in reports.items():
         report = read_json(path)
         if step == "validation":
-            checks = report.pop("checks")
+            checks = report["checks"]
             metrics |= {f"check/{check['name']}": float(check["value"]) for check in checks}
             metrics |= {f"threshold/{check['name']}": float(check["threshold"]) for check in checks}
-            failed = [check["name"] for check in checks if not check["passed"]]
-            tags["gate"] = "passed" if report["passed"] else "rejected"
-            tags["gate.failed"] = ",".join(failed)
+            tags["gate"] = verdict(report)
+            tags["gate.failed"] = ",".join(rejected_by(report))
             tags["expunge.grade"] = report["grade"]
+            report = {key: value for key, value in report.items() if key not in NO_METRICS}
         for key, value in _leaves(step, report):
             if isinstance(value, (bool, str)):
                 tags[f"expunge.{key.replace('/', '.')}"] = str(value)
@@ -37,6 +48,7 @@ def record(
                 metrics[key] = float(value)
     run_id = registry.attached_run(name, kind)
     files = {f"{step}.json": path for step, path in reports.items()}
+    files |= {"report.html": page} if page else {}
     registry.log_report(run_id, params, metrics, tags, files)
     return {"run_id": run_id, "metrics": len(metrics), "gate": tags.get("gate")}
 

@@ -18,12 +18,13 @@ def register(
     """
     from expunge import registry
     from expunge.artifacts import CODES, FISHER, MODEL, ONNX, WEIGHTS, read_json
+    from expunge.verdicts import rejected_by, verdict
 
     report = read_json(validation)
     if not report["passed"]:
-        failed = [check["name"] for check in report["checks"] if not check["passed"]]
         raise RefusedError(
-            f"the gate rejected this model of {name!r} ({', '.join(failed)}); nothing is registered"
+            f"the gate's verdict on this model of {name!r} is {verdict(report)} "
+            f"({', '.join(rejected_by(report))}); nothing is registered"
         )
     sources = {part: model / part for part in (MODEL, WEIGHTS, CODES)}
     sources |= {FISHER: fisher / FISHER, ONNX: onnx}

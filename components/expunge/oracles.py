@@ -1,0 +1,164 @@
+"""Oracles: models retrained from scratch without the classes that a request forgets.
+
+They are versions of the registered model `NAME-oracles`, of kind "oracle", and found again by a key
+over all that their training shares with the model's own: the data, the recipe, the classes left
+out. Only the seed differs from one to the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from expunge.config import TrainConfig
+from expunge.errors import RefusedError, UserError
+
+if TYPE_CHECKING:
+    from expunge.artifacts import ModelInfo
+
+SUFFIX = "-oracles"
+NEEDED = 4  # three to compare with, and one held out as a control
+# A training's own seed is 0 unless it is set, and those who set it choose small numbers.
+FIRST_SEED = 1001
+# Settings that differ between trainings of one recipe: the seed; the classes, which the key has as
+# what was left out in the end; how the work was shared out.
+APART = ("seed", "without", "workers", "processes")
+
+
+def oracle_model(name: str) -> str:
+    """The registered model that holds the oracles of model `name`."""
+    return name + SUFFIX
+
+
+def holds_oracles(name: str) -> bool:
+    """Whether this is the name of a registered model of oracles."""
+    return name.endswith(SUFFIX)
+
+
+def left_out(info: ModelInfo, classes: Sequence[int] = ()) -> tuple[int, ...]:
+    """What an oracle for forgetting `classes` leaves out: these, and what was forgotten before."""
+    return tuple(sorted({*info.forgotten, *classes}))
+
+
+def recipe(info: ModelInfo, classes: Sequence[int] = ()) -> dict[str, Any]:
+    """All that a model and the oracles for forgetting `classes` of it have in common.
+
+    For an oracle itself, which forgot what it left out, it is the recipe with no classes. Weights
+    stand in it by their digest, whether they came by name or as a file.
+    """
+    settings = {key: value for key, value in info.settings.items() if key not in APART}
+    if "weights" in settings:
+        settings["weights"] = settings["weights"].rpartition(" ")[2]
+    return {
+        "data": {split: info.data_digests.get(split, "") for split in ("train", "test")},
+        "arch": info.arch,
+        "input_shape": list(info.input_shape),
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "settings": settings,
+        "without": list(left_out(info, classes)),
+    }
+
+
+def recipe_key(info: ModelInfo, classes: Sequence[int] = ()) -> str:
+    """The SHA-256 of the recipe as canonical JSON, in hexadecimal."""
+    text = json.dumps(recipe(info, classes), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def oracle_seeds(info: ModelInfo, count: int) -> tuple[int, ...]:
+    """`count` seeds from 1001 on, without the model's own: that oracle would start as it did."""
+    own = info.settings.get("seed")
+    return tuple(seed for seed in range(FIRST_SEED, FIRST_SEED + count + 1) if seed != own)[:count]
+
+
+def check_same_recipe(base: ModelInfo, oracle: ModelInfo) -> None:
+    """Refuse a model that was not trained as its base was, the classes apart.
+
+    Raises:
+        UserError: with what differs.
+    """
+    expected, found = (_flat(recipe(info)) for info in (base, oracle))
+    expected["without"] = list(left_out(base, oracle.forgotten))
+    differ = [key for key in expected | found if expected.get(key) != found.get(key)]
+    if differ:
+        named = ", ".join(f"{key} is {found.get(key)!r}" for key in differ)
+        wanted = ", ".join(f"{expected.get(key)!r}" for key in differ)
+        raise UserError(
+            f"this is no oracle: {named}, and the model that it is for has {wanted}; train it with "
+            "the settings of that version"
+        )
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with its settings and digests beside the rest."""
+    flat = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    for part in ("settings", "data"):
+        flat |= {f"{part} {key}": value for key, value in values[part].items()}
+    return flat
+
+
+def check_enough(name: str, classes: Sequence[int], found: int, grade: str) -> None:
+    """Refuse a request that asks for a grade which so few oracles cannot show.
+
+    Raises:
+        RefusedError: with the command that makes them.
+    """
+    if grade == "forgotten" and found < NEEDED:
+        listed = ",".join(str(index) for index in classes)
+        raise RefusedError(
+            f"grade forgotten needs {NEEDED} oracles of {name!r} without classes {listed} and "
+            f"there are {found}; make them with `expunge oracles {name} --classes {listed}`"
+        )
+
+
+def oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = "") -> TrainConfig:
+    """The training of an oracle for forgetting `classes` of a model; its seed is the caller's.
+
+    `weights` is the file of the pretrained weights that the model started from, which it knows by
+    their digest alone; weights of torchvision are known by name.
+
+    Raises:
+        UserError: the model does not say how it was trained, was not trained from scratch, or
+            `weights` is missing or too much.
+    """
+    fields = set(TrainConfig.__dataclass_fields__)
+    known = {key: value for key, value in info.settings.items() if key in fields}
+    missing = sorted(fields - {*known, "seed"})
+    if missing:
+        raise UserError(
+            f"the model does not say how it was trained (its {', '.join(missing)}); an oracle can "
+            "be made for a version that `expunge train` made, or for one that came from it"
+        )
+    if known["init_from"]:
+        raise UserError(
+            "the model was fine-tuned from an existing classifier (--init-from), and an oracle is "
+            "trained from scratch; train a version of it without --init-from to compare with "
+            "oracles"
+        )
+    return TrainConfig(
+        **{
+            **known,
+            "without": left_out(info, classes),
+            "weights": _start(known["weights"], weights),
+            "seed": oracle_seeds(info, 1)[0],
+        }
+    )
+
+
+def _start(stored: str, given: str) -> str:
+    """The name or the file of the weights that stand as "NAME sha256:..." or "sha256:..."."""
+    if given and not stored:
+        raise UserError(
+            f"--weights is {given!r}, and the model was trained without pretrained weights; leave "
+            "it out"
+        )
+    name, _, digest = stored.rpartition(" ")
+    if stored and not (given or name):
+        raise UserError(
+            f"the model started from a file of pretrained weights ({digest}); name that file: "
+            "--weights FILE"
+        )
+    return given or name

@@ -1,0 +1,32 @@
+"""Look for an oracle before it is trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def find_oracle(dataset: Path, name: str, version: int, classes: Sequence[int], seed: int) -> bool:
+    """Whether the oracle of this seed for forgetting `classes` of version `version` of `name`
+    is registered already.
+
+    `dataset` is what it would be trained on: a data set folder with train and test.
+
+    Raises:
+        UserError: the data is not what the version was trained on, or there is no such version.
+    """
+    from expunge import registry
+    from expunge.artifacts import load_dataset_info
+    from expunge.errors import UserError
+    from expunge.oracles import recipe_key
+
+    base = registry.resolve(name, version or None)
+    info, data = registry.model_info(base), load_dataset_info(dataset)
+    digests = {split: part.digest for split, part in data.splits.items()}
+    changed = sorted(s for s, digest in info.data_digests.items() if digests.get(s) != digest)
+    if changed:
+        raise UserError(
+            f"the images of split {' and '.join(changed)} of {data.source} are not those that "
+            f"version {base.version} of {name!r} was trained on; an oracle has to learn from the "
+            "same data: put it back, or train a new version on what is there now"
+        )
+    kept = registry.oracles(name, recipe_key(info, classes))
+    return any(oracle.seed == seed for oracle in kept)

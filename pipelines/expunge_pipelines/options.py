@@ -1,0 +1,123 @@
+"""Options that belong together: each group is handed on to its command as one settings object."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from expunge.config import AUGMENTATIONS, PRECISIONS, SCHEDULES, GateConfig, TrainConfig
+from expunge.policy import load_policy
+
+Command = Callable[..., Any]
+
+
+def _number(text: str) -> float | None:
+    """A number; an empty text is none, as `mlflow run` hands on what nobody set."""
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a valid float.") from error
+
+
+def json_option(command: Command) -> Command:
+    """`--json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."
+    )(command)
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a text such as "3,5"."""
+    return [part for part in (piece.strip() for piece in text.split(",")) if part]
+
+
+def gate_options(command: Command) -> Command:
+    """The policy of a forget, and what overrides it, handed on as one `GateConfig`."""
+    defaults = GateConfig()
+
+    @click.option(
+        "--policy",
+        default="",
+        help="A YAML file with any of grade, budget, forget_error, worst_drop and block.",
+    )
+    @click.option(
+        "--budget",
+        type=_number,
+        metavar="FLOAT",
+        help="Retained accuracy that forgetting may cost, a fraction.  "
+        f"[default: the policy's, or {defaults.budget}]",
+    )
+    @click.option(
+        "--forget-error",
+        type=_number,
+        metavar="FLOAT",
+        help="Lowest error on a forgotten class that passes the gate.  "
+        f"[default: the policy's, or {defaults.forget_error}]",
+    )
+    @click.option(
+        "--worst-drop",
+        type=_number,
+        metavar="FLOAT",
+        help="Largest drop of a retained class that passes the gate.  "
+        f"[default: the policy's, or {defaults.worst_drop}]",
+    )
+    @wraps(command)
+    def wrapped(
+        policy: str,
+        budget: float | None,
+        forget_error: float | None,
+        worst_drop: float | None,
+        **options: Any,
+    ) -> Any:
+        given: dict[str, Any] = {
+            "budget": budget,
+            "forget_error": forget_error,
+            "worst_drop": worst_drop,
+        }
+        if policy:
+            gate = load_policy(Path(policy), **given)
+        else:
+            gate = GateConfig(**{key: value for key, value in given.items() if value is not None})
+        return command(gate=gate, **options)
+
+    return wrapped
+
+
+_RECIPE = TrainConfig(arch="mlp")
+_TRAINING = (
+    click.option("--arch", required=True, help="mlp, resnet20, resnet18-cifar or torchvision's."),
+    click.option("--epochs", default=_RECIPE.epochs, show_default=True),
+    click.option("--batch-size", default=_RECIPE.batch_size, show_default=True),
+    click.option("--lr", "learning_rate", default=_RECIPE.learning_rate, show_default=True),
+    click.option("--momentum", default=_RECIPE.momentum, show_default=True),
+    click.option("--weight-decay", default=_RECIPE.weight_decay, show_default=True),
+    click.option("--schedule", type=click.Choice(SCHEDULES), default=_RECIPE.schedule),
+    click.option("--t-mix", default=_RECIPE.t_mix, show_default=True, help="Share of codes."),
+    click.option("--seed", default=_RECIPE.seed, show_default=True),
+    click.option("--weights", default="", help="Pretrained: torchvision's name, or a file."),
+    click.option(
+        "--init-from", default="", help="An existing classifier: models:/NAME/1 or a file."
+    ),
+    click.option("--precision", type=click.Choice(PRECISIONS), default=_RECIPE.precision),
+    click.option("--augment", type=click.Choice(AUGMENTATIONS), default=_RECIPE.augment),
+    click.option("--processes", default=_RECIPE.processes, show_default=True, help="One GPU each."),
+    click.option(
+        "--workers", default=_RECIPE.workers, show_default=True, help="Decoding processes."
+    ),
+)
+
+
+def training_options(command: Command) -> Command:
+    """The recipe of a training, but for the classes left out, handed on as one `TrainConfig`."""
+
+    @wraps(command)
+    def wrapped(**options: Any) -> Any:
+        fields = [field for field in TrainConfig.__dataclass_fields__ if field != "without"]
+        recipe = {field: options.pop(field) for field in fields}
+        return command(config=TrainConfig(**recipe), **options)
+
+    for option in reversed(_TRAINING):
+        wrapped = option(wrapped)
+    return wrapped

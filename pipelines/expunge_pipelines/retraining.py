@@ -1,0 +1,127 @@
+"""What `expunge oracles` does, without printing: models retrained without the classes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge import classes as requests
+from expunge import registry
+from expunge.artifacts import ModelInfo
+from expunge.errors import UserError
+from expunge.oracles import (
+    NEEDED,
+    holds_oracles,
+    left_out,
+    oracle_config,
+    oracle_model,
+    oracle_seeds,
+    recipe_key,
+)
+from expunge.steps.load_version import image_side
+from expunge_pipelines.local import run_locally
+from expunge_pipelines.tracking import tracked
+
+
+def make_oracles(
+    name: str,
+    wanted: Sequence[str],
+    *,
+    seeds: int = NEEDED,
+    base_version: int | None = None,
+    weights: str = "",
+    on_start: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Retrain `name` without classes, given by index or name, once for each of `seeds` seeds.
+
+    The recipe and the data are those of the base version, the champion where none is given; the
+    classes may be ones that it has forgotten already. What is registered already is not trained
+    again, and a training that was killed goes on from its last epoch.
+
+    Raises:
+        ExpungeError: the request is wrong, or a step failed. Oracles that were finished are kept.
+    """
+    base = registry.resolve(name, base_version)
+    if holds_oracles(name):
+        raise UserError(f"{name!r} holds oracles itself; name the model that they are for")
+    info = registry.model_info(base)
+    chosen = requests.find_classes(info, wanted)
+    fresh = [index for index in chosen if index not in info.forgotten]
+    if fresh:
+        requests.check_forgettable(info, fresh)
+    config = oracle_config(info, chosen, _same_weights(info, weights))
+    key, every = recipe_key(info, chosen), oracle_seeds(info, seeds)
+    before = {oracle.seed for oracle in registry.oracles(name, key)}
+    missing = [seed for seed in every if seed not in before]
+    run_id, seconds, total = None, {}, 0.0
+    if missing:
+        arguments: dict[str, Any] = {
+            "name": name,
+            "version": base.version,
+            "source": info.source,
+            "image_size": image_side(info),
+            **{field: getattr(config, field) for field in _FIELDS},
+            "without": list(config.without),
+            "seeds": missing,
+        }
+        from expunge_pipelines.oracles import build_oracles
+        from expunge_pipelines.resources import anywhere
+
+        with tracked("oracles", name, arguments) as run_id:
+            run = run_locally(build_oracles(anywhere, missing), arguments, on_start=on_start)
+        seconds, total = dict(run.seconds), run.total
+    kept = {oracle.seed: oracle for oracle in registry.oracles(name, key)}
+    return {
+        "model": oracle_model(name),
+        "base_version": base.version,
+        "classes": list(chosen),
+        "without": list(left_out(info, chosen)),
+        "key": key,
+        "oracles": [
+            {
+                "seed": seed,
+                "version": kept[seed].version,
+                "test_accuracy": kept[seed].test_accuracy,
+                "reused": seed in before,
+            }
+            for seed in every
+        ],
+        "run_id": run_id,
+        "seconds": seconds,
+        "total_seconds": total,
+    }
+
+
+# What the pipeline takes from the recipe as it is.
+_FIELDS = (
+    "arch",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "schedule",
+    "t_mix",
+    "weights",
+    "precision",
+    "augment",
+    "processes",
+    "workers",
+)
+
+
+def _same_weights(info: ModelInfo, weights: str) -> str:
+    """The absolute path of `weights`, if the file holds the tensors that the model started from."""
+    stored = info.settings.get("weights", "")
+    if not weights or not stored:
+        return weights
+    from expunge.pretrained import read_state, state_digest
+
+    path = Path(weights).expanduser().resolve()
+    digest = f"sha256:{state_digest(read_state(path))}"
+    expected = stored.rpartition(" ")[2]
+    if digest != expected:
+        raise UserError(
+            f"the weights in {path} are not those that the model started from: they have {digest} "
+            f"and the model says {expected}; name the file that it was trained with"
+        )
+    return str(path)

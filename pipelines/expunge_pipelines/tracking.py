@@ -1,0 +1,48 @@
+"""The MLflow run around a pipeline that runs here, and what its steps left in it."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from expunge import environment, registry
+
+
+@contextmanager
+def tracked(kind: str, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
+    """One MLflow run around the pipeline; the steps' processes find it by `MLFLOW_RUN_ID`."""
+    params = {key: value for key, value in arguments.items() if key != "name"}
+    with registry.pipeline_run(kind, name, params) as run_id:
+        before = os.environ.get("MLFLOW_RUN_ID")
+        os.environ["MLFLOW_RUN_ID"] = run_id
+        try:
+            yield run_id
+        finally:
+            if before is None:
+                os.environ.pop("MLFLOW_RUN_ID", None)
+            else:
+                os.environ["MLFLOW_RUN_ID"] = before
+
+
+def reports(run_id: str) -> dict[str, Any]:
+    """The reports `validation` and `work` that the run's step `record` kept."""
+    names = ("validation", "work")
+    return {name: json.loads(registry.read_artifact(run_id, f"{name}.json")) for name in names}
+
+
+def exported_page(name: str, run_id: str) -> str:
+    """Copy the run's `report.html` to where a browser can open it, and return that path."""
+    path: Path = environment.home() / "exports" / f"{name}-{run_id}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(registry.read_artifact(run_id, "report.html"))
+    return str(path)
+
+
+def registered(name: str, run_id: str) -> int | None:
+    """The version that the run registered; None for none."""
+    if not registry.has_model(name):
+        return None
+    found = [v.version for v in registry.versions(name) if v.run_id == run_id]
+    return max(found, default=None)

@@ -1,0 +1,108 @@
+"""An oracle from its search to a forget that finds it, each trained for real on tiny data."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from mlflow_store import save_tiny_fisher
+from tiny_data import write_tiny
+
+from expunge import registry
+from expunge.artifacts import load_model_info, write_json
+from expunge.config import TrainConfig
+from expunge.errors import RefusedError, UserError
+from expunge.oracles import oracle_config, recipe_key
+from expunge.steps.find_oracle import find_oracle
+from expunge.steps.keep_oracle import keep_oracle
+from expunge.steps.load_oracles import load_oracles
+from expunge.steps.load_version import load_version
+from expunge.steps.train import train
+
+pytest_plugins = ["mlflow_store"]
+
+RECIPE = TrainConfig(arch="mlp", epochs=1, batch_size=16, seed=1002, workers=0)
+
+
+def trained(folder: Path, config: TrainConfig, dataset: Path) -> Path:
+    report = train(config, dataset, folder, checkpoints=folder.parent / "checkpoints")
+    write_json(folder.with_suffix(".json"), report)
+    return folder
+
+
+def keep(folder: Path, onnx: Path) -> dict[str, object]:
+    return keep_oracle("shapes", 1, folder, onnx, folder.with_suffix(".json"))
+
+
+@pytest.fixture
+def base(store: Path, tmp_path: Path, tiny_onnx: Path) -> Path:
+    """The folder of version 1 of `shapes`, trained on `tmp_path / "data"` with seed 1002."""
+    folder = trained(tmp_path / "base", RECIPE, write_tiny(tmp_path / "data"))
+    save_tiny_fisher(folder)
+    (folder / "model.onnx").write_bytes(tiny_onnx.read_bytes())
+    run_id = registry.attached_run("shapes", "train")
+    registry.register(run_id, "shapes", folder, {"expunge.gate": "passed"}, "train")
+    return folder
+
+
+def test_an_oracle_is_made_found_and_fetched(base: Path, tmp_path: Path, tiny_onnx: Path) -> None:
+    info = load_model_info(base)
+    data = tmp_path / "data"
+    assert not find_oracle(data, "shapes", 1, [3], 1001)
+    config = oracle_config(info, [3])
+    oracle = trained(tmp_path / "oracle", config, data)
+    assert load_model_info(oracle).forgotten == (3,)
+    assert recipe_key(load_model_info(oracle)) == recipe_key(info, [3])
+    kept = keep(oracle, tiny_onnx)
+    assert kept == {"model": "shapes-oracles", "version": 1, "seed": 1001}
+    assert keep(oracle, tiny_onnx) == kept
+    (found,) = registry.oracles("shapes", recipe_key(info, [3]))
+    report = json.loads(oracle.with_suffix(".json").read_text())
+    assert found.test_accuracy == report["test_accuracy"]
+    assert find_oracle(data, "shapes", 1, [3], 1001)
+    assert not find_oracle(data, "shapes", 1, [3], 1003)
+    assert not find_oracle(data, "shapes", 1, [2], 1001)
+    assert load_oracles(base, tmp_path / "found", "shapes", [3]) == (1, ["test"])
+    weights = (tmp_path / "found" / "seed-1001" / "weights.safetensors").read_bytes()
+    assert weights == (oracle / "weights.safetensors").read_bytes()
+    assert load_oracles(base, tmp_path / "none", "shapes", [2]) == (0, ["test"])
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_from_four_on_the_training_images_are_asked_for(
+    base: Path, tmp_path: Path, tiny_onnx: Path
+) -> None:
+    """The one with the seed of the base is passed over: it would start as the base did."""
+    config = oracle_config(load_model_info(base), [3])
+    for seed in (1001, 1002, 1003, 1004):
+        config = dataclasses.replace(config, seed=seed)
+        keep(trained(tmp_path / f"oracle-{seed}", config, tmp_path / "data"), tiny_onnx)
+    assert load_oracles(base, tmp_path / "three", "shapes", [3]) == (3, ["test"])
+    with pytest.raises(RefusedError, match="needs 4 oracles of 'shapes' without classes 3 and"):
+        load_oracles(base, tmp_path / "refused", "shapes", [3], "forgotten")
+    config = dataclasses.replace(config, seed=1005)
+    keep(trained(tmp_path / "oracle-1005", config, tmp_path / "data"), tiny_onnx)
+    found = load_oracles(base, tmp_path / "four", "shapes", [3], "forgotten")
+    assert found == (4, ["train", "test"])
+    names = {path.name for path in (tmp_path / "four").iterdir()}
+    assert names == {"seed-1001", "seed-1003", "seed-1004", "seed-1005"}
+
+
+def test_other_data_or_settings_are_refused(base: Path, tmp_path: Path, tiny_onnx: Path) -> None:
+    changed = write_tiny(tmp_path / "changed", spoiled=2)
+    with pytest.raises(UserError, match="the images of split train of tiny are not those that ver"):
+        find_oracle(changed, "shapes", 1, [3], 1001)
+    config = dataclasses.replace(oracle_config(load_model_info(base), [3]), epochs=2)
+    longer = trained(tmp_path / "longer", config, tmp_path / "data")
+    with pytest.raises(UserError, match="this is no oracle: settings epochs is 2"):
+        keep(longer, tiny_onnx)
+    assert registry.versions("shapes-oracles") == []
+
+
+def test_an_oracle_is_not_what_a_forget_starts_from(
+    base: Path, tmp_path: Path, tiny_onnx: Path
+) -> None:
+    config = oracle_config(load_model_info(base), [3])
+    keep(trained(tmp_path / "oracle", config, tmp_path / "data"), tiny_onnx)
+    with pytest.raises(UserError, match=r"is an oracle, .* forget classes of 'shapes'"):
+        load_version("shapes-oracles", 1, tmp_path / "model", [2])

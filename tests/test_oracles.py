@@ -1,0 +1,121 @@
+"""The key that finds an oracle again, its seeds, and the training that its model asks for."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from expunge.artifacts import ModelInfo
+from expunge.config import TrainConfig
+from expunge.errors import RefusedError, UserError
+from expunge.oracles import (
+    check_enough,
+    check_same_recipe,
+    oracle_config,
+    oracle_seeds,
+    recipe_key,
+)
+
+SETTINGS = dataclasses.asdict(TrainConfig(arch="mlp", epochs=3, precision="fp32", seed=7))
+
+
+def info(forgotten: tuple[int, ...] = (), **changed: Any) -> ModelInfo:
+    """A trained model of five classes; what is no field of `ModelInfo` changes its settings."""
+    own = {key: changed.pop(key) for key in list(changed) if key in ModelInfo.__dataclass_fields__}
+    base = ModelInfo(
+        arch="mlp",
+        class_names=tuple("abcde"),
+        input_shape=(1, 4, 4),
+        mean=(0.5,),
+        std=(0.25,),
+        source="digits",
+        data_digests={"train": "a", "test": "b"},
+        forgotten=forgotten,
+        settings={**SETTINGS, "without": sorted(forgotten), **changed},
+    )
+    return dataclasses.replace(base, **own)
+
+
+def test_a_model_and_its_oracle_have_one_key() -> None:
+    key = recipe_key(info(), [3, 1])
+    assert key == recipe_key(info(), [1, 3]) == recipe_key(info((1, 3), seed=1001))
+    assert key == recipe_key(info((3,)), [1]), "what was forgotten before is left out as well"
+    assert key == recipe_key(info((3,)), [1, 3]), "a class may be named that is forgotten already"
+    assert key == recipe_key(info(processes=4, workers=0, seed=9), [1, 3])
+    without_seed = {key: value for key, value in SETTINGS.items() if key != "seed"}
+    assert key == recipe_key(dataclasses.replace(info((1, 3)), settings=without_seed))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"epochs": 4},
+        {"precision": "bf16"},
+        {"weights": "sha256:1"},
+        {"arch": "resnet20"},
+        {"mean": (0.4,)},
+        {"input_shape": (1, 8, 8)},
+        {"data_digests": {"train": "c", "test": "b"}},
+        {"data_digests": {"train": "a", "test": "c"}},
+    ],
+)
+def test_whatever_else_differs_gives_another_key(changed: dict[str, Any]) -> None:
+    assert recipe_key(info(**changed), [1]) != recipe_key(info(), [1])
+
+
+def test_other_classes_give_another_key() -> None:
+    assert len({recipe_key(info(), classes) for classes in ([], [1], [2], [1, 2])}) == 4
+
+
+def test_weights_count_by_their_digest() -> None:
+    """A file with torchvision's tensors is as good as their name."""
+    named, filed = info(weights="IMAGENET1K_V1 sha256:1"), info(weights="sha256:1")
+    assert recipe_key(named, [1]) == recipe_key(filed, [1])
+
+
+def test_seeds_begin_at_1001_and_pass_over_the_models_own() -> None:
+    assert oracle_seeds(info(), 4) == (1001, 1002, 1003, 1004)
+    assert oracle_seeds(info(seed=1002), 4) == (1001, 1003, 1004, 1005)
+    assert oracle_seeds(dataclasses.replace(info(), settings={}), 2) == (1001, 1002)
+
+
+def test_an_oracle_is_trained_as_its_model_was() -> None:
+    config = oracle_config(info((3,)), [1])
+    assert config == TrainConfig(arch="mlp", epochs=3, precision="fp32", seed=1001, without=(1, 3))
+
+
+def test_pretrained_weights_come_by_name_or_from_the_file_that_is_given() -> None:
+    named = info(weights="IMAGENET1K_V1 sha256:1")
+    assert oracle_config(named, [1]).weights == "IMAGENET1K_V1"
+    assert oracle_config(named, [1], "own.pth").weights == "own.pth"
+    filed = info(weights="sha256:1")
+    assert oracle_config(filed, [1], "own.pth").weights == "own.pth"
+    with pytest.raises(UserError, match=r"a file of pretrained weights \(sha256:1\); name that"):
+        oracle_config(filed, [1])
+    with pytest.raises(UserError, match=r"--weights is 'own\.pth', and the model was trained with"):
+        oracle_config(info(), [1], "own.pth")
+
+
+def test_a_model_that_cannot_have_oracles() -> None:
+    with pytest.raises(UserError, match="fine-tuned from an existing classifier"):
+        oracle_config(info(init_from="sha256:1"), [1])
+    with pytest.raises(UserError, match=r"does not say how it was trained \(its arch, augment"):
+        oracle_config(dataclasses.replace(info(), settings={}), [1])
+
+
+def test_another_recipe_is_no_oracle() -> None:
+    check_same_recipe(info(), info((3,), seed=1001))
+    check_same_recipe(info((3,)), info((1, 3), seed=1001))
+    expected = "settings epochs is 9, data train is 'c', and the model that it is for has 3, 'a'"
+    with pytest.raises(UserError, match=expected):
+        check_same_recipe(info(), info((3,), epochs=9, data_digests={"train": "c", "test": "b"}))
+    with pytest.raises(UserError, match=r"without is \[1\], and .* has \[1, 3\]"):
+        check_same_recipe(info((3,)), info((1,)))
+
+
+def test_grade_forgotten_needs_four() -> None:
+    check_enough("shapes", [3, 5], 0, "suppressed")
+    check_enough("shapes", [3, 5], 4, "forgotten")
+    expected = "without classes 3,5 and there are 3; make them with `expunge oracles shapes --cl"
+    with pytest.raises(RefusedError, match=expected):
+        check_enough("shapes", [3, 5], 3, "forgotten")
