@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expunge.config import TrainConfig
+from expunge.core.grades import LEAST_ORACLES
 from expunge.errors import RefusedError, UserError
 
 if TYPE_CHECKING:
     from expunge.artifacts import ModelInfo
 
 SUFFIX = "-oracles"
-NEEDED = 4  # three to compare with, and one held out as a control
+NEEDED = LEAST_ORACLES + 1  # those to compare with, and one held out as a control
 # A training's own seed is 0 unless it is set, and those who set it choose small numbers.
 FIRST_SEED = 1001
 # Settings that differ between trainings of one recipe: the seed; the classes, which the key has as

@@ -48,7 +48,7 @@ def attacks(validation: Mapping[str, Any]) -> Plot:
         labels = []
         for y, (name, row) in enumerate(rows.items()):
             why = "" if counts.get(name) else "cannot tell" if name in counts else "no check"
-            why = why or ("one-sided" if name == RETURNED else "")
+            why = "one-sided" if name == RETURNED else why
             labels.append(words.label(name) + (f"\n({why})" if why else ""))
             _row(axes, y, name, row)
             if y:

@@ -18,11 +18,10 @@ from expunge.core.gate import Check
 from expunge.core.grades import Grade
 from expunge.core.heads import Head, Observed, masked, observe, read_head, soft_masked, with_head
 from expunge.core.judge import Judgement, judge, outputs_forget
+from expunge.oracles import NEEDED
 from expunge.steps.bench import SEED, Bench, open_bench
 from expunge.steps.device import best_device
 
-# Those to compare with, and one to hold out.
-LEAST_ORACLES = grades.LEAST_ORACLES + 1
 # How the models are named in reports. The held-out oracle is a control: it has to be forgotten.
 UNLEARNED, ORIGINAL, MASK, SOFT_MASK, HELD_OUT = (
     "unlearned",
@@ -85,8 +84,8 @@ def attack(
     """Compare the unlearned model with its original, the masks and the oracles.
 
     All oracles but the last are compared with; the last is held out, a control that has to be
-    graded forgotten. Fewer than `LEAST_ORACLES` + 1 are not used at all: then there is the head
-    swap alone, which needs none.
+    graded forgotten. Fewer than `NEEDED` are not used at all: then there is the head swap alone,
+    which needs none.
 
     Raises:
         UserError: a class that takes part has no image in one of the splits.
@@ -117,7 +116,7 @@ def attack(
     if not bench.observe(case.unlearned, "forget_test").finite:
         reason = "The unlearned model gives values that are no numbers; no attack was made."
         return Findings({UNLEARNED: "failed"}, (), _report({}, depth=depth), (reason,), ())
-    if len(oracles) < LEAST_ORACLES:
+    if len(oracles) < NEEDED:
         return _without_oracles(case, bench, depth, len(oracles))
     return _with_oracles(case, bench, depth, [oracle.module.to(device) for oracle in oracles])
 
@@ -169,10 +168,9 @@ def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any], found
     swap = grades.swap_check(swapped[UNLEARNED], full, samples)
     row = {name: max(own) for name, own in swapped.items()}
     depth = _depth(case, layers, tests[ORIGINAL], tests[UNLEARNED])
-    needed = LEAST_ORACLES
     reason = (
-        f"Nothing was compared with retrained models: there are {found}, and {needed} are needed "
-        f"({needed - 1} to compare with, one held out as a control)."
+        f"Nothing was compared with retrained models: there are {found}, and {NEEDED} are needed "
+        f"({NEEDED - 1} to compare with, one held out as a control)."
     )
     report = _report({"head_swap": row | {"threshold": swap.threshold}}, depth=depth)
     return Findings(given, (swap,), report, (reason, *_returned(swap)), _problems(given))
