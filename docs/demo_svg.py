@@ -16,7 +16,7 @@ from rich.console import Console
 from expunge_pipelines import show
 from expunge_pipelines.demo import run_demo
 
-COLUMNS = 82  # the longest line, the one on what "suppressed" means, and a margin
+COLUMNS = 108  # the longest line, the one that says what was not compared, and a margin
 # Rich asks a web site for its font. A picture in a README may load nothing: the viewer's own then.
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 FORMAT = FORMAT.replace("Fira Code", "DejaVu Sans Mono")
@@ -31,10 +31,13 @@ def main() -> None:
             os.environ.pop(variable, None)
         os.environ["EXPUNGE_HOME"] = home
         result = run_demo(on_start=show.step_started)
+    forgotten = result["forget"]
+    # as it is in the folder where a reader runs the demo
+    forgotten["report"] = str(Path(".expunge") / Path(forgotten["report"]).relative_to(home))
     console = Console(
         record=True, file=io.StringIO(), width=COLUMNS, force_terminal=True, highlight=False
     )
-    show.forgetting(console, result["forget"])
+    show.forgetting(console, forgotten)
     drawing = console.export_svg(title="expunge demo", code_format=FORMAT, unique_id="demo")
     lines = (line.rstrip() for line in drawing.splitlines())
     Path(__file__).with_name("demo.svg").write_text("\n".join(lines) + "\n")
