@@ -14,8 +14,12 @@ def verdict(report: Mapping[str, Any]) -> str:
 
 
 def rejected_by(report: Mapping[str, Any]) -> list[str]:
-    """The checks that failed and block, by name; "grade" where it is only lower than needed."""
+    """The checks that block and failed, or could not be made, by name.
+
+    "grade" where nothing but the grade is lower than needed.
+    """
     failed = [row["name"] for row in report["checks"] if row["blocks"] and not row["passed"]]
+    failed += report.get("unmade", [])
     if failed or report["passed"] or verdict(report) == UNTRUSTWORTHY:
         return failed
     return ["grade"]

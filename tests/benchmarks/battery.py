@@ -9,7 +9,9 @@ oracles, of which the held-out one is none. Four oracles a class are trained, an
 seeds: what an original's seed was does not matter to a model that never saw it.
 
 Every model is kept in the work folder as soon as it is trained, and every row in `battery.jsonl` as
-soon as it is measured; a run that was stopped goes on where it was. `--train-only` ends there.
+soon as it is measured; a run that was stopped goes on where it was. `--train-only` ends there. Rows
+belong to the code that made them: delete the file when the battery has changed. The margins of the
+gate (`core/grades.py`) were set on these models, so their rates are those of the sample itself.
 """
 
 import argparse
@@ -204,7 +206,7 @@ def _row(name: str, seen: Seen, found: Judgement) -> dict[str, Any]:
         "oracles": {metric: mean(own) if own else None for metric, own in oracles.items()},
         "thresholds": {metric: check.threshold for metric, check in found.checks[name].items()},
         "passed": {metric: check.passed for metric, check in found.checks[name].items()},
-        "counting": sorted(found.counting),
+        "counting": sorted(name for name, row in found.counting.items() if any(row)),
         "steps_to_relearn": found.alone[name].steps_to_relearn,
         "auc": found.alone[name].membership.auc,
     }

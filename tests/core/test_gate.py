@@ -41,6 +41,15 @@ def test_a_clean_forget_passes_everything() -> None:
         ({"codes_retained": 0.9}, {"codes_retained"}),
         ({"forget": [0, 1], "after": [0.0, 0.2, 0.9, 0.9]}, {"forget_error"}),
         ({"erased": [3], "after": [0.0, 0.9, 0.9, 0.5]}, {"erased_stay_erased"}),
+        # 3 of 4 images may be recognised where there are so few, 740 of 1000 may not
+        (
+            {"forget": [0, 1], "after": [0.75, 0.74, 0.9, 0.9], "samples": [4, 1000, 1000, 1000]},
+            {"forget_error"},
+        ),
+        (
+            {"after": [0.0, 0.7, 0.75, 0.92], "samples": [1000, 10, 1000, 9000]},
+            {"worst_class_drop"},
+        ),
     ],
 )
 def test_each_check_fails_alone(changes: dict[str, object], failed: set[str]) -> None:
@@ -101,3 +110,10 @@ def test_a_check_is_stored_with_its_verdict() -> None:
     }  # fmt: skip
     assert check.as_row(["budget"]) == row
     assert check.as_row(["another"]) == row | {"blocks": False}
+
+
+def test_an_erased_class_without_images_is_neither_checked_nor_retained() -> None:
+    gains = {"after": [0.0, 0.95, 0.95, 0.0], "samples": [1000, 1000, 1000, 0]}
+    found = verdicts(erased=[3], **gains)
+    assert all(found.values())
+    assert "erased_stay_erased" not in found

@@ -4,10 +4,10 @@ from statistics import NormalDist, stdev
 import pytest
 
 from expunge.core import grades
-from expunge.core.gate import Check
 from expunge.core.grades import TOLERANCES, can_tell, compare, grade, oracle_checks, swap_check
 
-SAMPLES = [1000]
+SAMPLES = {"head_recovery": [1000], "membership": [1000]}
+TWO = {"head_recovery": [1000, 2000]}
 
 
 def oracles(*values: float, name: str = "head_recovery") -> list[dict[str, list[float | None]]]:
@@ -28,7 +28,7 @@ def test_equal_oracles_leave_the_margin_alone() -> None:
 
 
 def test_no_margin_is_finer_than_the_test_set_can_tell() -> None:
-    found = compare(oracles(0.5, 0.5, 0.5), [30])["head_recovery"]
+    found = compare(oracles(0.5, 0.5, 0.5), {"head_recovery": [30]})["head_recovery"]
     assert found.thresholds == (0.1,)
 
 
@@ -41,7 +41,7 @@ def test_noisy_oracles_do_not_let_more_through() -> None:
 
 def test_the_spread_is_pooled_over_classes_and_z_is_corrected() -> None:
     rows = [{"head_recovery": [a, b]} for a, b in ((0.50, 0.8), (0.52, 0.8), (0.51, 0.8))]
-    found = compare(rows, [1000, 1000])["head_recovery"]
+    found = compare(rows, TWO)["head_recovery"]
     assert found.spread == pytest.approx(math.sqrt(0.0001 / 2))
     z = NormalDist().inv_cdf(1 - 0.05 / 4)
     expected = TOLERANCES["head_recovery"].margin + z * found.spread
@@ -61,18 +61,29 @@ def test_two_oracles_are_too_few() -> None:
 
 
 def test_a_check_is_the_absolute_gap_of_the_worst_class() -> None:
-    found = compare([{"head_recovery": [0.5, 0.8]}] * 3, [1000, 2000])
-    check = oracle_checks(found, {"head_recovery": [0.5, 0.7]}, [1000, 2000])["head_recovery"]
+    found = compare([{"head_recovery": [0.5, 0.8]}] * 3, TWO)["head_recovery"]
+    neither = (False, False)
+    check = found.check([0.5, 0.7], neither)
     assert (check.value, check.samples, check.passed) == (pytest.approx(0.1), 2000, False)
-    above = oracle_checks(found, {"head_recovery": [0.51, 0.8]}, [1000, 2000])["head_recovery"]
+    above = found.check([0.51, 0.8], neither)
     assert (above.value, above.samples, above.passed) == (pytest.approx(0.01), 1000, False)
-    assert oracle_checks(found, {"head_recovery": [0.5, 0.8]}, [1000, 2000])["head_recovery"].passed
+    assert found.check([0.5, 0.8], neither).passed
+    assert found.passes([0.5, 0.7]) == (True, False)
+
+
+def test_a_check_shows_a_class_that_counts() -> None:
+    found = compare([{"head_recovery": [0.5, 0.8]}] * 3, TWO)["head_recovery"]
+    shown = found.check([0.5, 0.7], (True, False))
+    assert (shown.value, shown.samples, shown.counts) == (0, 1000, True)
+    assert not found.check([0.5, 0.7], (False, False)).counts
 
 
 def test_what_was_not_measured_has_no_check() -> None:
     found = compare(oracles(0.5, 0.5, 0.5), SAMPLES)
-    assert oracle_checks(found, {}, SAMPLES) == {}
-    assert oracle_checks(found, {"head_recovery": [math.nan]}, SAMPLES) == {}
+    counting = {"head_recovery": (True,)}
+    assert oracle_checks(found, {}, counting) == {}
+    assert oracle_checks(found, {"head_recovery": [math.nan]}, counting) == {}
+    assert set(oracle_checks(found, {"head_recovery": [0.5]}, counting)) == {"head_recovery"}
 
 
 def test_a_class_that_came_back_under_the_original_head() -> None:
@@ -80,33 +91,57 @@ def test_a_class_that_came_back_under_the_original_head() -> None:
     assert swap_check([0.6], [0.97], [100]).passed
     check = swap_check([0.1, 0.9], [0.97, 0.97], [10, 20])
     assert (check.value, check.samples, check.passed) == (0.9, 20, False)
+    assert check.counts is None
 
 
-def verdicts(**passed: bool) -> dict[str, Check]:
-    return {name: Check(name, 0.0 if ok else 1.0, "<=", 0.5) for name, ok in passed.items()}
+ORACLES = [{"head_recovery": [0.5, 0.5], "relearning": [0.1, 0.1], "tow": [1.0]}] * 3
+BOTH = {"head_recovery": [1000] * 2, "relearning": [200] * 2, "tow": [2000]}
+COMPARISONS = compare(ORACLES, BOTH)
 
 
-def test_a_check_counts_where_original_and_mask_fail_it() -> None:
-    original = verdicts(head_recovery=False, relearning=False, cmia=True)
-    mask = verdicts(head_recovery=False, relearning=True, cmia=False)
-    assert can_tell([original, mask]) == {"head_recovery"}
-    assert can_tell([original, verdicts()]) == frozenset()
-    assert can_tell([]) == frozenset()
+def values(*recovery: float, relearning: float = 0.1, tow: float = 1.0) -> grades.Values:
+    return {"head_recovery": recovery, "relearning": [relearning] * 2, "tow": [tow]}
+
+
+def test_a_check_counts_where_original_and_mask_fail_it_class_by_class() -> None:
+    original, mask = values(0.9, 0.5, relearning=0.9, tow=0.1), values(0.9, 0.9)
+    assert can_tell(COMPARISONS, [original, mask]) == {
+        "head_recovery": (True, False),
+        "relearning": (False, False),  # the mask passes
+        "tow": (False,),
+    }
+    unmeasured = {"head_recovery": [None, 0.9], "relearning": [0.9, 0.9]}
+    assert can_tell(COMPARISONS, [original, unmeasured])["head_recovery"] == (False, False)
+    assert not any(any(row) for row in can_tell(COMPARISONS, []).values())
+
+
+def graded(found: grades.Values, *, outputs: bool = True, **counting: tuple[bool, ...]) -> str:
+    none = {name: (False,) * len(c.means) for name, c in COMPARISONS.items()}
+    return grade(outputs, COMPARISONS, found, none | counting)
 
 
 def test_grades() -> None:
-    body, all_of_it = frozenset({"head_recovery"}), frozenset({"head_recovery", "relearning"})
-    good = verdicts(head_recovery=True, relearning=True)
-    assert grade(True, good, all_of_it) == "forgotten"
-    assert grade(False, good, all_of_it) == "failed"
+    body, relearned = (True, True), (True, True)
+    alike = values(0.5, 0.5)
+    assert graded(alike, head_recovery=body, relearning=relearned) == "forgotten"
+    assert graded(alike, outputs=False, head_recovery=body) == "failed"
     # relearning alone looks at no body, and what cannot tell shows nothing
-    assert grade(True, good, frozenset({"relearning"})) == "suppressed"
-    assert grade(True, good, frozenset()) == "suppressed"
-    half = verdicts(head_recovery=True, relearning=False)
-    assert grade(True, half, all_of_it) == "suppressed"
-    assert grade(True, half, body) == "forgotten"
-    # a check that could not be made is not one that passed
-    assert grade(True, verdicts(head_recovery=True), all_of_it) == "suppressed"
+    assert graded(alike, relearning=relearned) == "suppressed"
+    assert graded(alike) == "suppressed"
+    again = values(0.5, 0.5, relearning=0.9)
+    assert graded(again, head_recovery=body, relearning=relearned) == "suppressed"
+    assert graded(again, head_recovery=body) == "forgotten"
+    # what could not be measured did not pass
+    unknown = {"head_recovery": [None, None]}
+    assert graded(unknown, head_recovery=body) == "suppressed"
+    assert grade(True, {}, {}, {}) == "suppressed"
+
+
+def test_each_forgotten_class_needs_evidence_of_its_own() -> None:
+    """For the second class nothing could tell; that the first was forgotten says nothing of it."""
+    assert graded(values(0.5, 0.9), head_recovery=(True, False)) == "suppressed"
+    assert graded(values(0.5, 0.9), head_recovery=(True, True)) == "suppressed"
+    assert graded(values(0.5, 0.5), head_recovery=(True, True)) == "forgotten"
 
 
 def test_body_checks_are_compared() -> None:

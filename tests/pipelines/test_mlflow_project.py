@@ -50,9 +50,10 @@ def mlflow_run(store: Store, entry: str, **parameters: str) -> tuple[int, str, A
         check=False,
     )
     newest = ["attributes.start_time DESC"]
-    run, *_ = connection.connect().search_runs(["0"], order_by=newest, max_results=1)
-    assert run.info.run_id in done.stdout
-    return done.returncode, done.stdout, run
+    found = connection.connect().search_runs(["0"], order_by=newest, max_results=1)
+    assert found, done.stdout
+    assert found[0].info.run_id in done.stdout
+    return done.returncode, done.stdout, found[0]
 
 
 def test_a_mistake_shows_as_a_failed_run(store: Store) -> None:

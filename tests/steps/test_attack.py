@@ -56,8 +56,14 @@ def hidden(root: Path) -> StoredModel:
     return dataclasses.replace(stored, module=with_head(stored.module, mask))
 
 
+def disguised(root: Path) -> StoredModel:
+    """The original, which says that it never saw the class."""
+    stored = model(root, "original")
+    return dataclasses.replace(stored, info=dataclasses.replace(stored.info, forgotten=(GONE,)))
+
+
 def attacked(
-    root: Path, judged: StoredModel, oracles: Sequence[str], data: str = "data"
+    root: Path, judged: StoredModel, oracles: Sequence[str | StoredModel], data: str = "data"
 ) -> Findings:
     folder = root / data
     return attack(
@@ -65,7 +71,7 @@ def attacked(
         artifacts.load_dataset_info(folder),
         model(root, "original"),
         judged,
-        [model(root, name) for name in oracles],
+        [model(root, found) if isinstance(found, str) else found for found in oracles],
         [GONE],
         forget_error=0.95,
     )
@@ -99,7 +105,9 @@ def test_the_checks_say_what_gave_it_away(found: Findings) -> None:
     assert not checks["prototype_recovery"].passed
     assert not checks["tow"].counts
     assert "prototype_recovery" in found.reasons[0]
-    assert "Under the original's head the class comes back" in found.reasons[-1]
+    swap = found.report["attacks"]["head_swap"]
+    returned = [text for text in found.reasons if "Under the original's head" in text]
+    assert bool(returned) == (swap[UNLEARNED] > max(swap["oracles"]))
 
 
 def test_the_report_has_every_model(found: Findings) -> None:
@@ -129,11 +137,30 @@ def test_a_mask_changed_the_head_alone(found: Findings) -> None:
 
 def test_a_control_that_was_not_retrained_without_the_class_is_a_problem(root: Path) -> None:
     """The last oracle is held out; here the original stands in its place."""
-    found = attacked(root, hidden(root), [*ORACLES[:3], "original"])
+    found = attacked(root, hidden(root), [*ORACLES[:3], disguised(root)])
     assert found.grades[HELD_OUT] == "failed"
     assert found.problems == (
         "The held-out oracle, retrained without the class, was graded failed.",
     )
+
+
+def test_an_oracle_of_other_classes_is_refused(root: Path) -> None:
+    with pytest.raises(UserError, match=r"trained without classes \[\]; expected \[3\]"):
+        attacked(root, hidden(root), [*ORACLES[:3], "original"])
+    stored = model(root, ORACLES[0])
+    smaller = dataclasses.replace(stored.info, class_names=stored.info.class_names[:9])
+    with pytest.raises(
+        UserError, match=r"an oracle takes images of .* and has 9 classes; expected"
+    ):
+        attacked(root, hidden(root), [dataclasses.replace(stored, info=smaller)])
+
+
+def test_an_oracle_without_numbers_is_refused(root: Path) -> None:
+    broken = model(root, ORACLES[0])
+    with torch.no_grad():
+        broken.module.get_parameter("hidden.weight").fill_(torch.nan)
+    with pytest.raises(UserError, match="the original or an oracle gives values that are no numb"):
+        attacked(root, hidden(root), [broken, *ORACLES[1:]])
 
 
 @pytest.mark.parametrize("oracles", [[], ORACLES[:3]])

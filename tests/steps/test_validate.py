@@ -355,11 +355,24 @@ def test_a_mask_beside_oracles_is_suppressed_and_the_report_says_why(compared: P
 
 
 def test_a_run_whose_controls_are_wrong_is_not_trusted(compared: Path, tmp_path: Path) -> None:
-    """The last oracle by name is the one held out; here it is the original."""
+    """The last oracle by name is the one held out; here it is the original in disguise."""
     for seed in range(3):
         write_model(tmp_path / f"seed-{seed}", retrain(seed), forgotten=(1,))
-    write_model(tmp_path / "seed-3")
+    write_model(tmp_path / "seed-3", forgotten=(1,))
     report = beside_oracles(compared, "retrained", oracles=tmp_path)
     assert (report["trustworthy"], report["passed"]) == (False, False)
     assert report["controls"]["held-out"] == "failed"
     assert report["reasons"][0].startswith("The held-out oracle, retrained without the class, was")
+
+
+def test_a_check_that_the_policy_blocks_on_and_that_cannot_be_made_rejects(root: Path) -> None:
+    config = GateConfig(block=("erased_stay_erased", "head_recovery"))
+    report = gate(root, "masked", "good", 1, config=config)
+    assert (report["passed"], report["unmade"]) == (False, ["head_recovery"])
+    assert report["reasons"][0].startswith("The policy blocks on what could not be checked: head_")
+
+
+def test_no_policy_lets_the_file_of_another_model_pass(root: Path) -> None:
+    config = GateConfig(block=("codes_forgotten",))
+    report = gate(root, "masked", "good", 1, onnx=root / "good.onnx", config=config)
+    assert (report["passed"], failed(report)) == (False, {"onnx_equal_argmax"})

@@ -149,11 +149,24 @@ def relearn(
 ) -> Relearning:
     """Fine-tune a copy on a few labelled samples, and look at the forgotten classes as it learns.
 
-    SGD with momentum 0.9, as many passes over the samples as `RELEARN_STEPS` take, BatchNorm in
-    training mode. `accuracy` gives the accuracy on each forgotten class. Source: Golatkar et al.
-    (2020) and Tarun et al. (FastMU, 2023), as relearn time.
+    SGD with momentum 0.9 on batches of `RELEARN_BATCH`, in passes over the samples (what is left of
+    a pass is not used), the model in training mode. `accuracy` gives the accuracy on each forgotten
+    class. Source: Golatkar et al. (2020) and Tarun et al. (FastMU, 2023), as relearn time.
     """
-    learner = copy.deepcopy(model)
+    device = labels_N.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # for dropout and its kin, which draw from the default generator
+        torch.manual_seed(generator.initial_seed())
+        return _relearn(copy.deepcopy(model), images_NCHW, labels_N, accuracy, generator)
+
+
+def _relearn(
+    learner: nn.Module,
+    images_NCHW: Tensor,
+    labels_N: Tensor,
+    accuracy: Callable[[nn.Module], Sequence[float]],
+    generator: torch.Generator,
+) -> Relearning:
     optimizer = torch.optim.SGD(learner.parameters(), lr=RELEARN_RATE, momentum=0.9)
     steps, rows = [0], [tuple(accuracy(learner))]
     order_N = labels_N[:0]

@@ -1,8 +1,8 @@
 """The battery: every attack on one model, on the same few samples, and its metrics beside oracles'.
 
 Shapes: N images, C classes, K forgotten classes; H height, W width. A metric has one value for each
-forgotten class, or one for all of them together (`membership` and `tow` of several classes are the
-mean). `evaluation.md`'s definitions are in the functions that compute them.
+forgotten class, `tow` one for all of them together. Its definition is in the function that computes
+it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from expunge.core import attacks, metrics
 from expunge.core.attacks import Discriminators, Membership, Relearning
-from expunge.core.heads import Head, Observed, read_head
+from expunge.core.heads import Head, Observed
 
 # How many images each part has, at most. More would make the figures finer than what retrained
 # models differ by from seed to seed, and cost a forward pass through each model.
@@ -113,6 +113,12 @@ class Seen:
         observed = {part: getattr(self, part).under(head) for part in parts}
         return Seen(head=head, relearning=relearning, **observed)
 
+    @property
+    def finite(self) -> bool:
+        """Whether every feature and logit is a number, as the attacks need."""
+        parts = (self.head_train, self.forget_train, self.retain_train, self.forget_test)
+        return all(part.finite for part in (*parts, self.retain_test))
+
     def forget_accuracy(self, forget: Sequence[int]) -> list[float]:
         """The accuracy on each forgotten class's test samples."""
         return [self.forget_test.of(index).right for index in forget]
@@ -128,9 +134,24 @@ class Request:
     seed: int = 0  # of the prototypes' draws, the same for every model
 
 
+def sample_counts(request: Request) -> dict[str, list[int]]:
+    """How many images of each forgotten class every metric is measured on; of all for `tow`."""
+    seen = request.original
+    test = [len(seen.forget_test.of(index).labels_N) for index in request.forget]
+    train = [len(seen.forget_train.of(index).labels_N) for index in request.forget]
+    on_test = ("head_recovery", "prototype_recovery", "output_distance", "cmia")
+    return {
+        **dict.fromkeys(on_test, test),
+        "relearning": [min(count, RELEARN_TEST) for count in test],
+        "membership": train,
+        "activation_distance": train,
+        "tow": [sum(test)],
+    }
+
+
 @dataclass(frozen=True)
 class Measured:
-    """The values of each metric by forgotten class (one value for `tow`); None where unknown."""
+    """The values of each metric by forgotten class; None where unknown."""
 
     values: Values
     head_swap: list[float]
@@ -240,6 +261,10 @@ def mean_distances(
 
 
 def _tug_of_war(seen: Seen, others: Sequence[Seen]) -> float:
+    """Forget accuracy is that on the forgotten classes' test images, test accuracy that on a sample
+    of the retained classes', drawn alike from each.
+    """
+
     def gap(part: str) -> float:
         values = [getattr(other, part).right for other in others]
         gap: float = getattr(seen, part).right - sum(values) / len(values)
@@ -259,14 +284,11 @@ def relearning_of(
 
     def accuracy(learner: nn.Module) -> list[float]:
         images_NCHW, labels_N = test
-        predictions_N = metrics.predict(learner, torch.split(images_NCHW, 256)).argmax(dim=1)
+        logits_NC = metrics.predict(learner, torch.split(images_NCHW, 256))
+        if not logits_NC.isfinite().all():  # it diverged: what it knows is unknown
+            return [float("nan")] * len(forget)
+        predictions_N = logits_NC.argmax(dim=1)
         own = [labels_N == index for index in forget]
         return [float((predictions_N[o] == labels_N[o]).double().mean()) for o in own]
 
     return attacks.relearn(model, *train, accuracy, torch.Generator().manual_seed(seed))
-
-
-def original_head(model: nn.Module, num_classes: int) -> Head:
-    """The head that `head_swap` puts on other bodies."""
-    head = read_head(model, num_classes)
-    return Head(head.weight_CD.float(), head.bias_C.float())

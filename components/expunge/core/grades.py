@@ -6,7 +6,12 @@ tell: where the original model and the mask, which forgot nothing, fail it in th
 
 - failed: the outputs still give the class.
 - suppressed: the outputs do not. What the body holds was not shown.
-- forgotten: every metric that counts passes, and one that looks into the body is among them.
+- forgotten: every metric that counts passes, and for each forgotten class one that looks into the
+  body is among them. The body is what the head reads: its last features, not each of its layers.
+
+A metric of several forgotten classes counts, and passes, for each of them on its own. That the
+original and the mask are never graded forgotten follows from this rule; the control that can fail
+is the oracle that is held out.
 """
 
 import math
@@ -19,11 +24,13 @@ from expunge.core.gate import Check, resolvable
 
 Grade = Literal["failed", "suppressed", "forgotten"]
 Values = Mapping[str, Sequence[float | None]]
+Counting = Mapping[str, tuple[bool, ...]]  # by metric, for each forgotten class
 
 LEAST_ORACLES = 3
 # Those that look into the body and that a new head cannot fool; one of them has to count.
 BODY = ("head_recovery", "prototype_recovery")
-# The chance that a retrained model fails a whole battery for no reason, by the corrected z.
+# Two-sided, over a whole battery, for oracles whose spread is known. It is estimated from three, so
+# z alone would let a retrained model fail too often; the margins are what holds the rate.
 FALSE_ALARM = 0.05
 
 
@@ -37,23 +44,22 @@ class Tolerance:
     cap: float
 
 
-# Set on MNIST, from what retrained models differ by and how far the original is from them
-# (tests/benchmarks/battery.py prints both).
+# Set on MNIST and CIFAR-10, from what retrained models differ by and how far the original is from
+# them (tests/benchmarks/battery.py prints both). Caps are about the largest deviations seen: 0.05
+# for a new head on ResNet-20 after 5 epochs, where the original is 0.2 to 0.6 away.
 TOLERANCES = {
-    "head_recovery": Tolerance(0.005, 0.02),
-    "prototype_recovery": Tolerance(0.05, 0.03),
-    "relearning": Tolerance(0.05, 0.03),
+    "head_recovery": Tolerance(0.005, 0.05),
+    "prototype_recovery": Tolerance(0.05, 0.05),
+    "relearning": Tolerance(0.05, 0.05),
     "membership": Tolerance(0.05, 0.03),
     "output_distance": Tolerance(0.08, 0.03),
     "cmia": Tolerance(0.05, 0.03),
     "activation_distance": Tolerance(0.08, 0.03),
     "tow": Tolerance(0.02, 0.02),
 }
-# Measured on test images of the forgotten class, so that no gap finer than 3 / n can be told.
-ON_TEST_IMAGES = ("head_recovery", "prototype_recovery", "output_distance", "cmia")
 # The share of the original's accuracy at which a class has come back under the original's head.
-# Bodies that never saw the class reached 0.6 of it on MNIST and 0.8 on CIFAR-10 (class 3), by
-# chance and far apart from each other: no comparison with oracles, and no part of a grade.
+# Bodies that never saw the class can reach it too, by chance and far apart from each other (0.6 of
+# it on MNIST, all of it on the digits' class 3): no comparison with oracles, no part of a grade.
 RETURNED = 0.8
 
 
@@ -68,26 +74,46 @@ class Comparison:
     means: tuple[float, ...]
     spread: float
     thresholds: tuple[float, ...]
+    samples: tuple[int, ...]
 
-    def check(self, values: Sequence[float], samples: Sequence[int]) -> Check:
-        """The forgotten class whose gap exceeds its threshold most, as a check."""
-        worst = self.worst(values)
-        counted = samples[worst] if len(samples) == len(values) else sum(samples)
-        gap, threshold = abs(values[worst] - self.means[worst]), self.thresholds[worst]
-        return Check(self.name, gap, "<=", threshold, counted, about="oracles")
+    def passes(self, values: Sequence[float]) -> tuple[bool, ...]:
+        """Whether the gap is small enough, by class."""
+        return tuple(excess <= 0 for excess in self._excess(values))
 
-    def worst(self, values: Sequence[float]) -> int:
-        """The position of that class."""
-        return max(
-            range(len(values)), key=lambda k: abs(values[k] - self.means[k]) - self.thresholds[k]
+    def worst(self, values: Sequence[float], counts: Sequence[bool]) -> int:
+        """The position of the class whose gap exceeds its threshold most.
+
+        It is one that counts, where there is one.
+        """
+        excess = self._excess(values)
+        return max(range(len(values)), key=lambda k: (counts[k], excess[k]))
+
+    def check(self, values: Sequence[float], counts: Sequence[bool]) -> Check:
+        """That class as a check."""
+        k = self.worst(values, counts)
+        return Check(
+            self.name,
+            abs(values[k] - self.means[k]),
+            "<=",
+            self.thresholds[k],
+            self.samples[k],
+            about="oracles",
+            counts=counts[k],
         )
 
+    def _excess(self, values: Sequence[float]) -> list[float]:
+        rows = zip(values, self.means, self.thresholds, strict=True)
+        return [abs(value - mean) - threshold for value, mean, threshold in rows]
 
-def compare(oracles: Sequence[Values], samples: Sequence[int]) -> dict[str, Comparison]:
+
+def compare(
+    oracles: Sequence[Values], samples: Mapping[str, Sequence[int]]
+) -> dict[str, Comparison]:
     """What the oracles say: for each metric that all of them have, its means and thresholds.
 
     threshold = max(margin, 3 / n) + z min(spread, cap), where z is the two-sided normal quantile
-    of `FALSE_ALARM` over the number of comparisons (Bonferroni) and n the number of test samples.
+    of `FALSE_ALARM` over the number of comparisons (Bonferroni) and n, in `samples` by metric and
+    class, the number of images that the metric was measured on.
 
     Raises:
         ValueError: there are fewer than `LEAST_ORACLES`.
@@ -102,16 +128,15 @@ def compare(oracles: Sequence[Values], samples: Sequence[int]) -> dict[str, Comp
     z = NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / max(1, sum(map(len, columns.values()))))
     found = {}
     for name, by_class in columns.items():
-        tolerance = TOLERANCES[name]
-        spread = _pooled(by_class)
+        tolerance, spread = TOLERANCES[name], _pooled(by_class)
         granted = z * min(spread, tolerance.cap)
-        tested = name in ON_TEST_IMAGES
-        thresholds = [
-            (resolvable(tolerance.margin, samples[k]) if tested else tolerance.margin) + granted
-            for k in range(len(by_class))
-        ]
-        means = [sum(values) / len(values) for values in by_class]
-        found[name] = Comparison(name, tuple(means), spread, tuple(thresholds))
+        found[name] = Comparison(
+            name=name,
+            means=tuple(sum(values) / len(values) for values in by_class),
+            spread=spread,
+            thresholds=tuple(resolvable(tolerance.margin, n) + granted for n in samples[name]),
+            samples=tuple(samples[name]),
+        )
     return found
 
 
@@ -128,47 +153,75 @@ def _pooled(by_class: Sequence[Sequence[float]]) -> float:
     return float((total / len(by_class)) ** 0.5)
 
 
+def most_returned(swapped: Sequence[float], original: Sequence[float]) -> int:
+    """The position of the class that came back furthest under the original's head; both are
+    accuracies by forgotten class, after the swap and of the original.
+    """
+    gains = [mine - RETURNED * full for mine, full in zip(swapped, original, strict=True)]
+    return max(range(len(gains)), key=lambda k: gains[k])
+
+
 def swap_check(
     swapped: Sequence[float], original: Sequence[float], samples: Sequence[int]
 ) -> Check:
     """Whether a class comes back when the original's head is put on the body; no oracle is needed.
 
-    Evidence where it does and none where it does not, so it takes no part in a grade. All by
-    forgotten class: the accuracy after the swap, the original's, and the test samples.
+    Evidence where it does and none where it does not, so it takes no part in a grade.
     """
-    shares = [mine - RETURNED * full for mine, full in zip(swapped, original, strict=True)]
-    worst = max(range(len(shares)), key=lambda k: shares[k])
-    threshold = RETURNED * original[worst]
-    return Check("head_swap", swapped[worst], "<=", threshold, samples[worst], about="body")
+    k = most_returned(swapped, original)
+    return Check("head_swap", swapped[k], "<=", RETURNED * original[k], samples[k], about="body")
 
 
-def oracle_checks(
-    comparisons: Mapping[str, Comparison], values: Values, samples: Sequence[int]
-) -> dict[str, Check]:
-    """The checks of one model against the oracles, by metric; whether they count is open.
-
-    A metric that the model has no value for, since the attack found nothing to go by, has none.
-    """
+def can_tell(comparisons: Mapping[str, Comparison], controls: Sequence[Values]) -> Counting:
+    """For each metric and class, whether every control was measured by it and fails it."""
     found = {}
     for name, comparison in comparisons.items():
-        mine = values.get(name)
-        if _known(mine):
-            found[name] = comparison.check(mine, samples)
+        verdicts = [comparison.passes(v) for c in controls if _known(v := c.get(name))]
+        all_measured = bool(controls) and len(verdicts) == len(controls)
+        found[name] = tuple(
+            all_measured and not any(passed[k] for passed in verdicts)
+            for k in range(len(comparison.means))
+        )
     return found
 
 
-def can_tell(controls: Sequence[Mapping[str, Check]]) -> frozenset[str]:
-    """The metrics that every control, original and mask, was measured by and fails."""
-    names = set.intersection(*(set(control) for control in controls)) if controls else set()
-    return frozenset(
-        name for name in names if not any(control[name].passed for control in controls)
-    )
+def oracle_checks(
+    comparisons: Mapping[str, Comparison], values: Values, counting: Counting
+) -> dict[str, Check]:
+    """The checks of one model against the oracles, by metric.
+
+    A metric that the model has no value for, since the attack found nothing to go by, has none.
+    """
+    return {
+        name: comparison.check(mine, counting[name])
+        for name, comparison in comparisons.items()
+        if _known(mine := values.get(name))
+    }
 
 
-def grade(outputs_forget: bool, checks: Mapping[str, Check], counting: frozenset[str]) -> Grade:
+def grade(
+    outputs_forget: bool,
+    comparisons: Mapping[str, Comparison],
+    values: Values,
+    counting: Counting,
+) -> Grade:
     """See the module. `outputs_forget` is whether every check of the outputs passed."""
     if not outputs_forget:
         return "failed"
-    looked_inside = any(name in counting for name in BODY)
-    alike = all(name in checks and checks[name].passed for name in counting)
-    return "forgotten" if looked_inside and alike else "suppressed"
+    looked_inside = zip(*(counting[name] for name in BODY if name in counting), strict=True)
+    seen_into = [any(row) for row in looked_inside]
+    alike = all(
+        passed or not counts
+        for name, comparison in comparisons.items()
+        for passed, counts in zip(
+            _passes(comparison, values.get(name)), counting[name], strict=True
+        )
+    )
+    return "forgotten" if seen_into and all(seen_into) and alike else "suppressed"
+
+
+def _passes(comparison: Comparison, values: Sequence[float | None] | None) -> tuple[bool, ...]:
+    """What was not measured did not pass."""
+    if _known(values):
+        return comparison.passes(values)
+    return (False,) * len(comparison.means)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from expunge.core import battery, gate, grades
 from expunge.core.battery import Measured, Request, Seen
 from expunge.core.gate import Check
-from expunge.core.grades import Comparison, Grade, Values
+from expunge.core.grades import Comparison, Counting, Grade, Values
 from expunge.core.heads import Observed
 
 
@@ -14,7 +14,7 @@ from expunge.core.heads import Observed
 class Judgement:
     """What was found of each model, by its name; `oracles` are those compared with, in order.
 
-    `counting` are the metrics that can tell: the controls fail them.
+    `counting` says which metrics can tell, by class: the controls fail them.
     """
 
     values: Mapping[str, Values]
@@ -24,7 +24,7 @@ class Judgement:
     oracles: tuple[Values, ...]
     oracles_alone: tuple[Measured, ...]
     comparisons: Mapping[str, Comparison]
-    counting: frozenset[str]
+    counting: Counting
 
 
 def outputs_forget(test: Observed, forget: Sequence[int], least: float) -> bool:
@@ -59,19 +59,20 @@ def judge(
         {**measured.values, **battery.measure_against(request, oracle, reference)}
         for measured, oracle, reference in zip(oracles_alone, oracles, references, strict=True)
     ]
-    samples = [len(request.original.forget_test.of(index).labels_N) for index in request.forget]
-    comparisons = grades.compare(own, samples)
-    checks = {name: grades.oracle_checks(comparisons, values[name], samples) for name in models}
-    counting = grades.can_tell([checks[name] for name in controls])
+    comparisons = grades.compare(own, battery.sample_counts(request))
+    counting = grades.can_tell(comparisons, [values[name] for name in controls])
     given = {
         name: grades.grade(
-            outputs_forget(seen.forget_test, request.forget, forget_error), checks[name], counting
+            outputs_forget(seen.forget_test, request.forget, forget_error),
+            comparisons,
+            values[name],
+            counting,
         )
         for name, seen in models.items()
     }
     return Judgement(
         values=values,
-        checks=checks,
+        checks={name: grades.oracle_checks(comparisons, v, counting) for name, v in values.items()},
         grades=given,
         alone=alone,
         oracles=tuple(own),

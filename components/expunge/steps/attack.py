@@ -1,6 +1,5 @@
 """The battery as validation runs it: the unlearned model beside controls and oracles."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from expunge import artifacts
-from expunge.artifacts import DatasetInfo, StoredModel
+from expunge.artifacts import DatasetInfo, ModelInfo, StoredModel
 from expunge.core import grades, metrics
 from expunge.core.attacks import RELEARN_STEPS, head_swap
 from expunge.core.battery import Request
@@ -18,6 +17,7 @@ from expunge.core.gate import Check
 from expunge.core.grades import Grade
 from expunge.core.heads import Head, Observed, masked, observe, read_head, soft_masked, with_head
 from expunge.core.judge import Judgement, judge, outputs_forget
+from expunge.errors import UserError
 from expunge.oracles import NEEDED
 from expunge.steps.bench import SEED, Bench, open_bench
 from expunge.steps.device import best_device
@@ -88,9 +88,12 @@ def attack(
     which needs none.
 
     Raises:
-        UserError: a class that takes part has no image in one of the splits.
+        UserError: a class that takes part has no image in one of the splits, or an oracle was not
+            trained without just the forgotten classes.
     """
     device = best_device()
+    for oracle in oracles:
+        _check_oracle(original.info, oracle.info, classes)
     gone = {*classes, *original.info.forgotten}
     kept_K = torch.tensor([int(c) not in gone for c in original.codes.classes_K])
     case = _Case(
@@ -114,11 +117,24 @@ def attack(
     scale = original.info.mean, original.info.std
     bench = open_bench(dataset, info, scale, case.forget, case.retain, device)
     if not bench.observe(case.unlearned, "forget_test").finite:
-        reason = "The unlearned model gives values that are no numbers; no attack was made."
-        return Findings({UNLEARNED: "failed"}, (), _report({}, depth=depth), (reason,), ())
+        return _no_numbers(depth)
     if len(oracles) < NEEDED:
         return _without_oracles(case, bench, depth, len(oracles))
     return _with_oracles(case, bench, depth, [oracle.module.to(device) for oracle in oracles])
+
+
+def _check_oracle(original: ModelInfo, oracle: ModelInfo, classes: Sequence[int]) -> None:
+    expected = sorted({*original.forgotten, *classes})
+    shapes = (oracle.input_shape, len(oracle.class_names))
+    if sorted(oracle.forgotten) != expected:
+        raise UserError(
+            f"an oracle was trained without classes {sorted(oracle.forgotten)}; expected {expected}"
+        )
+    if shapes != (original.input_shape, len(original.class_names)):
+        raise UserError(
+            f"an oracle takes images of {shapes[0]} and has {shapes[1]} classes; expected "
+            f"{original.input_shape} and {len(original.class_names)}"
+        )
 
 
 def _report(
@@ -131,6 +147,11 @@ def _report(
     report = {"oracles": oracles, "attacks": attacks, "relearning": relearning, "depth": depth}
     kept: dict[str, Any] = artifacts.finite(report)
     return kept
+
+
+def _no_numbers(depth: Mapping[str, Any]) -> Findings:
+    reason = "The unlearned model gives values that are no numbers; no attack was made."
+    return Findings({UNLEARNED: "failed"}, (), _report({}, depth=depth), (reason,), ())
 
 
 def _depth(
@@ -158,22 +179,21 @@ def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any], found
     }
     tests |= {name: tests[ORIGINAL].under(head) for name, head in case.masks().items()}
     given = {
-        name: grades.grade(outputs_forget(test, case.forget, case.forget_error), {}, frozenset())
+        name: grades.grade(outputs_forget(test, case.forget, case.forget_error), {}, {}, {})
         for name, test in tests.items()
     }
     head = read_head(case.original, case.num_classes)
     swapped = {name: head_swap(test, head, case.forget) for name, test in tests.items()}
-    full = [tests[ORIGINAL].of(index).right for index in case.forget]
-    samples = [len(tests[ORIGINAL].of(index).labels_N) for index in case.forget]
-    swap = grades.swap_check(swapped[UNLEARNED], full, samples)
-    row = {name: max(own) for name, own in swapped.items()}
+    swap, at = _swap(case, swapped[UNLEARNED], tests[ORIGINAL])
+    row = {name: own[at] for name, own in swapped.items()}
     depth = _depth(case, layers, tests[ORIGINAL], tests[UNLEARNED])
     reason = (
         f"Nothing was compared with retrained models: there are {found}, and {NEEDED} are needed "
         f"({NEEDED - 1} to compare with, one held out as a control)."
     )
     report = _report({"head_swap": row | {"threshold": swap.threshold}}, depth=depth)
-    return Findings(given, (swap,), report, (reason, *_returned(swap)), _problems(given))
+    reasons = (reason,) if swap.passed else (reason, _returned(swap))
+    return Findings(given, (swap,), report, reasons, _problems(given))
 
 
 def _with_oracles(
@@ -181,20 +201,25 @@ def _with_oracles(
 ) -> Findings:
     """The whole battery."""
     original, unlearned = bench.see(case.original), bench.see(case.unlearned)
+    if not unlearned.finite:
+        return _no_numbers(layers)
+    retrained = [bench.see(oracle) for oracle in oracles]
+    if not all(one.finite for one in (original, *retrained)):
+        raise UserError(
+            "the original or an oracle gives values that are no numbers, so nothing can be "
+            "compared with it; train it anew"
+        )
     seen = {UNLEARNED: unlearned, ORIGINAL: original}
     for name, head in case.masks().items():
         seen[name] = original.under(head, bench.relearn(with_head(case.original, head)))
-    *compared, held_out = [bench.see(oracle) for oracle in oracles]
-    seen[HELD_OUT] = held_out
+    *compared, seen[HELD_OUT] = retrained
     request = Request(case.forget, case.retain, original, SEED)
     found = judge(request, seen, compared, (ORIGINAL, MASK), case.forget_error)
-    swap = grades.swap_check(
-        found.alone[UNLEARNED].head_swap,
-        original.forget_accuracy(case.forget),
-        [len(original.forget_test.of(index).labels_N) for index in case.forget],
-    )
-    attacks = {name: _row(name, found) for name in found.values[UNLEARNED]}
-    attacks["head_swap"]["threshold"] = swap.threshold
+    swap, at = _swap(case, found.alone[UNLEARNED].head_swap, original.forget_test)
+    attacks = {
+        name: _row(name, found, at) for name in found.values[UNLEARNED] if name != "head_swap"
+    }
+    attacks["head_swap"] = _values("head_swap", found, at) | {"threshold": swap.threshold}
     attacks["anamnesis"] = _anamnesis(found)
     curves = {name: one.relearning for name, one in seen.items()}
     relearning = {
@@ -206,23 +231,37 @@ def _with_oracles(
     }
     depth = _depth(case, layers, original.forget_test, seen[UNLEARNED].forget_test)
     report = _report(attacks, depth=depth, oracles=len(compared), relearning=relearning)
-    told = tuple(
-        dataclasses.replace(check, counts=name in found.counting)
-        for name, check in found.checks[UNLEARNED].items()
-    )
-    reasons = (*_reasons(told, found.counting), *_returned(swap))
-    return Findings(found.grades, (swap, *told), report, reasons, _problems(found.grades))
+    told = tuple(found.checks[UNLEARNED].values())
+    reasons = _reasons(case, found)
+    if not swap.passed and swap.value > max(attacks["head_swap"]["oracles"]):
+        reasons.append(_returned(swap))
+    return Findings(found.grades, (swap, *told), report, tuple(reasons), _problems(found.grades))
 
 
-def _row(name: str, found: Judgement) -> dict[str, Any]:
-    """A metric of every model, for the forgotten class that the unlearned one's check shows."""
+def _swap(case: _Case, swapped: Sequence[float], original: Observed) -> tuple[Check, int]:
+    """The head swap's check, and the position of the class that it shows."""
+    own = [original.of(index) for index in case.forget]
+    full, samples = [part.right for part in own], [len(part.labels_N) for part in own]
+    return grades.swap_check(swapped, full, samples), grades.most_returned(swapped, full)
+
+
+def _values(name: str, found: Judgement, position: int) -> dict[str, Any]:
+    """A metric of every model for one forgotten class."""
+    row: dict[str, Any] = {model: values[name][position] for model, values in found.values.items()}
+    return row | {"oracles": [values[name][position] for values in found.oracles]}
+
+
+def _row(name: str, found: Judgement, position: int) -> dict[str, Any]:
+    """A metric of every model, for the forgotten class that the unlearned one's check shows.
+
+    Where there is no check, it is the class at `position`.
+    """
     comparison = found.comparisons.get(name)
     mine = [value for value in found.values[UNLEARNED][name] if value is not None]
-    worst = comparison.worst(mine) if comparison and mine else 0
-    row: dict[str, Any] = {model: values[name][worst] for model, values in found.values.items()}
-    row["oracles"] = [values[name][worst] for values in found.oracles]
-    row["threshold"] = comparison.thresholds[worst] if comparison else None
-    return row
+    if comparison is None or len(mine) != len(comparison.means):
+        return _values(name, found, position) | {"threshold": None}
+    worst = comparison.worst(mine, found.counting[name])
+    return _values(name, found, worst) | {"threshold": comparison.thresholds[worst]}
 
 
 def _anamnesis(found: Judgement) -> dict[str, Any]:
@@ -235,31 +274,41 @@ def _anamnesis(found: Judgement) -> dict[str, Any]:
     return row | {"oracles": [], "threshold": None, "cap": RELEARN_STEPS, "oracle_steps": steps}
 
 
-def _reasons(checks: Sequence[Check], counting: frozenset[str]) -> tuple[str, ...]:
-    """Why the grade is not higher."""
+def _reasons(case: _Case, found: Judgement) -> list[str]:
+    """Why the grade is not higher, and what else tells the model from retrained ones."""
     reasons = []
-    if not counting.intersection(grades.BODY):
+    body = [found.counting[name] for name in grades.BODY if name in found.counting]
+    blind = [c for k, c in enumerate(case.forget) if not any(row[k] for row in body)]
+    if blind:
         reasons.append(
             "No comparison that looks into the body could tell the original and the mask from "
-            "retrained models in this run, so none can show that the body forgot."
+            f"retrained models in this run for classes {blind}, so none can show that the body "
+            "forgot them."
         )
-    failed = [check.name for check in checks if check.counts and not check.passed]
-    if failed:
-        reasons.append(f"It differs from retrained models by {', '.join(failed)}.")
-    missing = sorted(counting - {check.name for check in checks})
+    checks = found.checks[UNLEARNED]
+    failed = {name for name, check in checks.items() if not check.passed}
+    counted = sorted(name for name in failed if checks[name].counts)
+    if counted:
+        reasons.append(f"It differs from retrained models by {', '.join(counted)}.")
+    missing = sorted(
+        name for name, row in found.counting.items() if any(row) and name not in checks
+    )
     if missing:
         reasons.append(f"Could not be measured on this model: {', '.join(missing)}.")
-    return tuple(reasons)
+    if rest := sorted(failed.difference(counted)):
+        reasons.append(
+            f"It differs from retrained models by {', '.join(rest)} as well, which do not count "
+            "in this run."
+        )
+    return reasons
 
 
-def _returned(swap: Check) -> tuple[str, ...]:
+def _returned(swap: Check) -> str:
     """What a class that came back under the original's head shows."""
-    if swap.passed:
-        return ()
     full = swap.threshold / grades.RETURNED
     return (
         f"Under the original's head the class comes back: its accuracy is {swap.value:.3f}, where "
-        f"the original's is {full:.3f}.",
+        f"the original's is {full:.3f}."
     )
 
 

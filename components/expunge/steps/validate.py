@@ -19,6 +19,8 @@ from expunge.steps.attack import UNLEARNED, Findings, attack
 from expunge.steps.device import best_device
 
 BATCH = 256
+# No policy lets these pass: a class that the outputs still give, and a file that is not the model.
+ALWAYS = ("forget_error", "erased_stay_erased", "onnx_equal_argmax")
 
 
 def validate(
@@ -78,7 +80,6 @@ def validate(
         )
         report["after"] = {"test_accuracy": checks[1].value, "per_class": after}
         return report | _trained([*checks, *file_checks])
-    erased = original.info.forgotten
     retained = [i for i in original.info.retained if i not in classes]
     _need_samples(info.source, samples, [*classes, *retained])
     before = _accuracies(_predictions(original, split), labels_N, num_classes)
@@ -89,7 +90,7 @@ def validate(
         after=after,
         samples=samples,
         forget=classes,
-        erased=[i for i in erased if samples[i]],
+        erased=original.info.forgotten,
         forget_error=config.forget_error,
         budget=config.budget,
         worst_drop=config.worst_drop,
@@ -124,19 +125,25 @@ def _trained(checks: Sequence[Check]) -> dict[str, Any]:
 def _forgotten(config: GateConfig, checks: Sequence[Check], findings: Findings) -> dict[str, Any]:
     """The verdict on a forget."""
     every = [*checks, *findings.checks]
-    # what the outputs do not show is not forgotten, whether the policy lets it block or not
-    rejecting = {*config.block, "forget_error", "erased_stay_erased"}
+    rejecting = {*config.block, *ALWAYS}
     failed = [check.name for check in every if check.name in rejecting and not check.passed]
+    made = {check.name for check in every}
+    # of classes erased before there may be none
+    unmade = [name for name in config.block if name not in made and name != "erased_stay_erased"]
     grade = "failed" if failed else findings.grades.get(UNLEARNED, "suppressed")
     enough = grade == "forgotten" or (grade, config.grade) == ("suppressed", "suppressed")
+    reasons = [*findings.problems, *findings.reasons]
+    if unmade:
+        reasons.insert(0, f"The policy blocks on what could not be checked: {', '.join(unmade)}.")
     return {
         "checks": [check.as_row(rejecting) for check in every],
         "grade": grade,
         "needed": config.grade,
         "trustworthy": not findings.problems,
-        "reasons": [*findings.problems, *findings.reasons],
+        "reasons": reasons,
+        "unmade": unmade,
         "controls": {name: own for name, own in findings.grades.items() if name != UNLEARNED},
-        "passed": enough and not findings.problems,
+        "passed": enough and not unmade and not findings.problems,
         "policy": {
             "grade": config.grade,
             "budget": config.budget,
