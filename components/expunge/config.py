@@ -15,7 +15,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "none")
 AUGMENTATIONS = ("auto", "none", "flip", "crop-flip")
 RULES = ("auto", "paper", "natural")
-# What a forget that passed is called, the lesser first; `core.gate` says what each takes.
+# What a forget that passed is called, the lesser first; `core.grades` says what each takes.
 GRADES = ("suppressed", "forgotten")
 # Every check of a forget. The first reject by default. The others compare with oracles: they decide
 # whether a model is graded forgotten, and reject where a policy names them.

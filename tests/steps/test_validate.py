@@ -125,7 +125,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def gate(root: Path, model: str, base: str | None = None, *classes: int, **changes: Any) -> Any:
+def gate(
+    root: Path, model: str, base: str | Path | None = None, *classes: int, **changes: Any
+) -> Any:
     """The report, after a look that it can be stored."""
     settings = {"onnx": root / f"{model}.onnx", "dataset": root / "data"} | changes
     report = validate(
@@ -376,3 +378,23 @@ def test_no_policy_lets_the_file_of_another_model_pass(root: Path) -> None:
     config = GateConfig(block=("codes_forgotten",))
     report = gate(root, "masked", "good", 1, onnx=root / "good.onnx", config=config)
     assert (report["passed"], failed(report)) == (False, {"onnx_equal_argmax"})
+
+
+def with_digest(folder: Path, source: Path, digest: str) -> Path:
+    """The model of `source`, trained on a test split of this digest."""
+    stored = artifacts.load_model(source)
+    info = dataclasses.replace(stored.info, data_digests={"test": digest})
+    artifacts.save_model(folder, info, stored.module.state_dict(), stored.codes)
+    return folder
+
+
+def test_data_that_changed_is_said_and_nothing_is_compared_on_it(
+    compared: Path, tmp_path: Path
+) -> None:
+    same, other = (with_digest(tmp_path / d, compared / "good", d) for d in ("digest", "other"))
+    assert not [text for text in gate(compared, "masked", same, 1)["reasons"] if "other im" in text]
+    report = gate(compared, "masked", other, 1)
+    assert report["reasons"][0] == "Measured on other images than the model's own: split test."
+    assert report["passed"]
+    with pytest.raises(UserError, match="split test of rows are not those that the model and its"):
+        gate(compared, "masked", other, 1, dataset=compared / "both", oracles=compared / "oracles")

@@ -23,7 +23,8 @@ MEANINGS = {
     "onnx_equal_argmax": "1 where the exported file and the model name the same class for every "
     "test image.",
     "head_swap": "Accuracy on the class with the original's last layer on this model's body. Where "
-    "it comes back, the body holds the class; where it does not, nothing is shown.",
+    "it comes back, and further than in any retrained model, the body may hold the class; where it "
+    "does not, nothing is shown. No grade goes by it.",
     "head_recovery": "Accuracy on the class of a new last layer, trained on a few labelled images "
     f"while the body is frozen; {_LIKE_RETRAINED}.",
     "prototype_recovery": "Accuracy on the class when its row of the last layer is made from the "
@@ -137,12 +138,13 @@ def meaning(validation: Mapping[str, Any]) -> str:
         )
     if validation["grade"] == "suppressed":
         return (
-            f"The outputs no longer give {which}. The inner layers were not shown to have let go."
+            f"The outputs make the error on {which} that is asked for. That the layers before the "
+            "last have let go was not shown."
         )
     if validation["grade"] == "forgotten":
         return (
-            f"No comparison that can tell told this model from models retrained without {which}, "
-            "and at least one of them looks into the inner layers."
+            f"No comparison that counts told this model from models retrained without {which}, "
+            "and at least one of them looks at the features that the last layer reads."
         )
     return f"A check that has to hold does not, so nothing may be said to have let go of {which}."
 
@@ -173,7 +175,10 @@ def shown(validation: Mapping[str, Any]) -> list[str]:
     graded = controls(validation)
     if graded:
         given = listed(f"{name} {grade}" for name, grade in graded.items())
-        found.append(f"The same checks graded the controls as they have to be: {given}.")
+        found.append(
+            f"The controls have the grades that they must have: {given}. The original and the "
+            "masks forgot nothing; only what they fail counts."
+        )
     return found
 
 
@@ -183,8 +188,8 @@ def not_shown(validation: Mapping[str, Any]) -> list[str]:
     blind = [label(row["name"]) for row in _compared(validation) if not row["counts"]]
     if blind:
         found.append(
-            "In this run these comparisons could not tell the original and a mask from retrained "
-            f"models, so neither passing nor failing them shows anything: {listed(blind)}."
+            "In this run the original or a mask passes these comparisons too, so that passing them "
+            f"shows nothing: {listed(blind)}."
         )
     for row in validation["checks"]:
         if row["name"] == "head_swap" and row["passed"]:
@@ -194,14 +199,19 @@ def not_shown(validation: Mapping[str, Any]) -> list[str]:
             )
     if not validation.get("oracles"):
         found.append(
-            "There was no retrained model to compare with. Nothing else is known of what the inner "
-            "layers hold, of how fast the class can be relearned, or of whether its training "
-            "images can be recognised."
+            "Nothing was compared with retrained models. Nothing else is known of what the layers "
+            "before the last hold, of how fast the class can be relearned, or of whether its "
+            "training images can be recognised."
         )
     else:
         found += _unmeasured(validation)
     if validation["grade"] != "forgotten" or not validation.get("trustworthy", True):
-        found.append("That the inner layers let go of the class was not shown.")
+        found.append("That the layers before the last let go of the class was not shown.")
+    else:
+        found.append(
+            "The attacks saw the features that the last layer reads, not what each layer before it "
+            "holds."
+        )
     found.append(
         "No attack was made other than those named here; a stronger one may find more. This is no "
         "proof that the training data cannot be inferred from the model."
@@ -237,5 +247,5 @@ def _unmeasured(validation: Mapping[str, Any]) -> list[str]:
         )
     others = [label(name) for name in absent if name != "anamnesis"]
     if others:
-        found.append(f"Could not be measured on this model: {listed(others)}.")
+        found.append(f"Has no value for this model in this run: {listed(others)}.")
     return found

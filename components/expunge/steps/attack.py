@@ -20,6 +20,7 @@ from expunge.core.judge import Judgement, judge, outputs_forget
 from expunge.errors import UserError
 from expunge.oracles import NEEDED
 from expunge.steps.bench import SEED, Bench, open_bench
+from expunge.steps.determinism import deterministic
 from expunge.steps.device import best_device
 
 # How the models are named in reports. The held-out oracle is a control: it has to be forgotten.
@@ -70,6 +71,13 @@ class _Case:
             SOFT_MASK: soft_masked(head, features_KD, self.forget),
         }
 
+    def graded(self, tests: Mapping[str, Observed]) -> dict[str, Grade]:
+        """The grade of each model by its outputs alone, on the forgotten classes' test images."""
+        return {
+            name: grades.grade(outputs_forget(test, self.forget, self.forget_error), {}, {}, {})
+            for name, test in tests.items()
+        }
+
 
 def attack(
     dataset: Path,
@@ -91,9 +99,22 @@ def attack(
         UserError: a class that takes part has no image in one of the splits, or an oracle was not
             trained without just the forgotten classes.
     """
-    device = best_device()
     for oracle in oracles:
         _check_oracle(original.info, oracle.info, classes)
+    with deterministic():
+        return _attack(dataset, info, original, unlearned, oracles, classes, forget_error)
+
+
+def _attack(
+    dataset: Path,
+    info: DatasetInfo,
+    original: StoredModel,
+    unlearned: StoredModel,
+    oracles: Sequence[StoredModel],
+    classes: Sequence[int],
+    forget_error: float,
+) -> Findings:
+    device = best_device()
     gone = {*classes, *original.info.forgotten}
     kept_K = torch.tensor([int(c) not in gone for c in original.codes.classes_K])
     case = _Case(
@@ -109,13 +130,15 @@ def attack(
         dict(case.original.named_parameters()), dict(case.unlearned.named_parameters())
     )
     depth = {"layers": [{"name": n, "relative_change": v} for n, v in layers.items()]}
+    scale = original.info.mean, original.info.std
+    bench = open_bench(dataset, info, scale, case.forget, case.retain, device)
     try:
         read_head(case.original, case.num_classes)
     except ValueError as error:
         reason = f"No attack looked into the body: {error}."
-        return Findings({}, (), _report({}, depth=depth), (reason,), ())
-    scale = original.info.mean, original.info.std
-    bench = open_bench(dataset, info, scale, case.forget, case.retain, device)
+        models = {ORIGINAL: case.original, UNLEARNED: case.unlearned}
+        given = case.graded({n: bench.outputs(m, "forget_test") for n, m in models.items()})
+        return Findings(given, (), _report({}, depth=depth), (reason,), _problems(given))
     if not bench.observe(case.unlearned, "forget_test").finite:
         return _no_numbers(depth)
     if len(oracles) < NEEDED:
@@ -178,10 +201,7 @@ def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any], found
         UNLEARNED: bench.observe(case.unlearned, "forget_test"),
     }
     tests |= {name: tests[ORIGINAL].under(head) for name, head in case.masks().items()}
-    given = {
-        name: grades.grade(outputs_forget(test, case.forget, case.forget_error), {}, {}, {})
-        for name, test in tests.items()
-    }
+    given = case.graded(tests)
     head = read_head(case.original, case.num_classes)
     swapped = {name: head_swap(test, head, case.forget) for name, test in tests.items()}
     swap, at = _swap(case, swapped[UNLEARNED], tests[ORIGINAL])
@@ -320,7 +340,10 @@ def _problems(given: Mapping[str, Grade]) -> tuple[str, ...]:
         if given.get(name) == "forgotten"
     ]
     if given[ORIGINAL] != "failed":
-        problems.append("The original model was not graded failed.")
+        problems.append(
+            "The original model was not graded failed: it makes the error that is asked for "
+            "already, so that its outputs cannot show forgetting."
+        )
     if HELD_OUT in given and given[HELD_OUT] != "forgotten":
         problems.append(
             f"The held-out oracle, retrained without the class, was graded {given[HELD_OUT]}."

@@ -12,6 +12,7 @@ from expunge.core import battery
 from expunge.core.attacks import Relearning
 from expunge.core.battery import Seen
 from expunge.core.heads import Observed, observe, read_head
+from expunge.core.metrics import predict
 from expunge.core.training import normalise
 from expunge.data.batches import open_split
 from expunge.errors import UserError
@@ -35,6 +36,12 @@ class Bench:
     def observe(self, model: nn.Module, part: str) -> Observed:
         """What the model says of a part."""
         return observe(model, self._batches(part), self.num_classes)
+
+    def outputs(self, model: nn.Module, part: str) -> Observed:
+        """The same of a model whose features cannot be read: its logits stand for them."""
+        images, labels = zip(*self._batches(part), strict=True)
+        logits_NC = predict(model, images)
+        return Observed(logits_NC, logits_NC, torch.cat(labels))
 
     def relearn(self, model: nn.Module) -> Relearning:
         """How a copy of the model relearns."""

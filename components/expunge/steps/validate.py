@@ -1,5 +1,6 @@
 """The gate's step: measure a model on test data and on its codes, and check it."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,15 +100,25 @@ def validate(
     )
     for key, accuracies in (("before", before), ("after", after)):
         report[key] = _paper_metrics(accuracies, samples, classes, retained)
+    folders = _folders(oracles)
+    changed = _changed_splits(info, original)
+    if changed and folders:
+        raise UserError(
+            f"the images of split {' and '.join(changed)} of {info.source} are not those that the "
+            "model and its oracles were trained on, so nothing can be compared; put them back"
+        )
     findings = attack(
         dataset,
         info,
         original,
         unlearned,
-        [artifacts.load_model(folder) for folder in _folders(oracles)],
+        [artifacts.load_model(folder) for folder in folders],
         classes,
         forget_error=config.forget_error,
     )
+    if changed:
+        text = f"Measured on other images than the model's own: split {' and '.join(changed)}."
+        findings = dataclasses.replace(findings, reasons=(text, *findings.reasons))
     return report | findings.report | _forgotten(config, [*checks, *file_checks], findings)
 
 
@@ -140,6 +151,7 @@ def _forgotten(config: GateConfig, checks: Sequence[Check], findings: Findings) 
         "grade": grade,
         "needed": config.grade,
         "trustworthy": not findings.problems,
+        "problems": list(findings.problems),
         "reasons": reasons,
         "unmade": unmade,
         "controls": {name: own for name, own in findings.grades.items() if name != UNLEARNED},
@@ -211,6 +223,14 @@ def _check_fit(info: artifacts.DatasetInfo, stored: StoredModel) -> None:
             f"{info.source} has {len(info.class_names)} classes and the model "
             f"{len(stored.info.class_names)}; use the data that it was trained on"
         )
+
+
+def _changed_splits(info: artifacts.DatasetInfo, stored: StoredModel) -> list[str]:
+    """The splits that are not what the model was trained with, as far as it says."""
+    known = stored.info.data_digests
+    return [
+        name for name, part in info.splits.items() if known.get(name, part.digest) != part.digest
+    ]
 
 
 def _need_samples(source: str, samples: Sequence[int], classes: Sequence[int]) -> None:
