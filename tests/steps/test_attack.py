@@ -14,7 +14,8 @@ from expunge.config import PrepareDataConfig, TrainConfig
 from expunge.core.heads import masked, read_head, with_head
 from expunge.errors import UserError
 from expunge.models import build_model
-from expunge.steps.attack import HELD_OUT, MASK, ORIGINAL, SOFT_MASK, UNLEARNED, Findings, attack
+from expunge.steps.attack import attack
+from expunge.steps.findings import HELD_OUT, MASK, ORIGINAL, SOFT_MASK, UNLEARNED, Findings
 from expunge.steps.prepare_data import prepare_data
 from expunge.steps.train import train
 

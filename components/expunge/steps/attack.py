@@ -8,45 +8,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from expunge import artifacts
 from expunge.artifacts import DatasetInfo, ModelInfo, StoredModel
 from expunge.core import grades, metrics
-from expunge.core.attacks import RELEARN_STEPS, head_swap
+from expunge.core.attacks import head_swap
 from expunge.core.battery import Request
 from expunge.core.gate import Check
 from expunge.core.grades import Grade
 from expunge.core.heads import Head, Observed, masked, observe, read_head, soft_masked, with_head
-from expunge.core.judge import Judgement, judge, outputs_forget
+from expunge.core.judge import judge, outputs_forget
 from expunge.errors import UserError
 from expunge.oracles import NEEDED
 from expunge.steps.bench import SEED, Bench, open_bench
 from expunge.steps.determinism import deterministic
 from expunge.steps.device import best_device
-
-# How the models are named in reports. The held-out oracle is a control: it has to be forgotten.
-UNLEARNED, ORIGINAL, MASK, SOFT_MASK, HELD_OUT = (
-    "unlearned",
-    "original",
-    "mask",
-    "soft-mask",
-    "held-out",
+from expunge.steps.findings import (
+    HELD_OUT,
+    MASK,
+    ORIGINAL,
+    SOFT_MASK,
+    UNLEARNED,
+    Findings,
+    anamnesis,
+    came_back,
+    problems_of,
+    reasons_of,
+    report_part,
+    row_of,
+    values_of,
 )
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What was found beside the checks without oracles.
-
-    `grades` is the grade of each model by what it shows of forgetting alone, `checks` the unlearned
-    model's comparisons with oracles, `report` the battery's part of validation's. `reasons` say why
-    no more could be shown, `problems` why the run cannot be trusted.
-    """
-
-    grades: Mapping[str, Grade]
-    checks: tuple[Check, ...]
-    report: dict[str, Any]
-    reasons: tuple[str, ...]
-    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -138,7 +127,7 @@ def _attack(
         reason = f"No attack looked into the body: {error}."
         models = {ORIGINAL: case.original, UNLEARNED: case.unlearned}
         given = case.graded({n: bench.outputs(m, "forget_test") for n, m in models.items()})
-        return Findings(given, (), _report({}, depth=depth), (reason,), _problems(given))
+        return Findings(given, (), report_part({}, depth=depth), (reason,), problems_of(given))
     if not bench.observe(case.unlearned, "forget_test").finite:
         return _no_numbers(depth)
     if len(oracles) < NEEDED:
@@ -160,21 +149,9 @@ def _check_oracle(original: ModelInfo, oracle: ModelInfo, classes: Sequence[int]
         )
 
 
-def _report(
-    attacks: Mapping[str, Any],
-    *,
-    depth: Mapping[str, Any],
-    oracles: int = 0,
-    relearning: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    report = {"oracles": oracles, "attacks": attacks, "relearning": relearning, "depth": depth}
-    kept: dict[str, Any] = artifacts.finite(report)
-    return kept
-
-
 def _no_numbers(depth: Mapping[str, Any]) -> Findings:
     reason = "The unlearned model gives values that are no numbers; no attack was made."
-    return Findings({UNLEARNED: "failed"}, (), _report({}, depth=depth), (reason,), ())
+    return Findings({UNLEARNED: "failed"}, (), report_part({}, depth=depth), (reason,), ())
 
 
 def _depth(
@@ -211,9 +188,9 @@ def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any], found
         f"Nothing was compared with retrained models: there are {found}, and {NEEDED} are needed "
         f"({NEEDED - 1} to compare with, one held out as a control)."
     )
-    report = _report({"head_swap": row | {"threshold": swap.threshold}}, depth=depth)
-    reasons = (reason,) if swap.passed else (reason, _returned(swap))
-    return Findings(given, (swap,), report, reasons, _problems(given))
+    report = report_part({"head_swap": row | {"threshold": swap.threshold}}, depth=depth)
+    reasons = (reason,) if swap.passed else (reason, came_back(swap))
+    return Findings(given, (swap,), report, reasons, problems_of(given))
 
 
 def _with_oracles(
@@ -237,10 +214,10 @@ def _with_oracles(
     found = judge(request, seen, compared, (ORIGINAL, MASK), case.forget_error)
     swap, at = _swap(case, found.alone[UNLEARNED].head_swap, original.forget_test)
     attacks = {
-        name: _row(name, found, at) for name in found.values[UNLEARNED] if name != "head_swap"
+        name: row_of(name, found, at) for name in found.values[UNLEARNED] if name != "head_swap"
     }
-    attacks["head_swap"] = _values("head_swap", found, at) | {"threshold": swap.threshold}
-    attacks["anamnesis"] = _anamnesis(found)
+    attacks["head_swap"] = values_of("head_swap", found, at) | {"threshold": swap.threshold}
+    attacks["anamnesis"] = anamnesis(found)
     curves = {name: one.relearning for name, one in seen.items()}
     relearning = {
         "steps": list(original.relearning.steps),
@@ -250,12 +227,12 @@ def _with_oracles(
         },
     }
     depth = _depth(case, layers, original.forget_test, seen[UNLEARNED].forget_test)
-    report = _report(attacks, depth=depth, oracles=len(compared), relearning=relearning)
+    report = report_part(attacks, depth=depth, oracles=len(compared), relearning=relearning)
     told = tuple(found.checks[UNLEARNED].values())
-    reasons = _reasons(case, found)
+    reasons = reasons_of(case.forget, found)
     if not swap.passed and swap.value > max(attacks["head_swap"]["oracles"]):
-        reasons.append(_returned(swap))
-    return Findings(found.grades, (swap, *told), report, tuple(reasons), _problems(found.grades))
+        reasons.append(came_back(swap))
+    return Findings(found.grades, (swap, *told), report, tuple(reasons), problems_of(found.grades))
 
 
 def _swap(case: _Case, swapped: Sequence[float], original: Observed) -> tuple[Check, int]:
@@ -263,89 +240,3 @@ def _swap(case: _Case, swapped: Sequence[float], original: Observed) -> tuple[Ch
     own = [original.of(index) for index in case.forget]
     full, samples = [part.right for part in own], [len(part.labels_N) for part in own]
     return grades.swap_check(swapped, full, samples), grades.most_returned(swapped, full)
-
-
-def _values(name: str, found: Judgement, position: int) -> dict[str, Any]:
-    """A metric of every model for one forgotten class."""
-    row: dict[str, Any] = {model: values[name][position] for model, values in found.values.items()}
-    return row | {"oracles": [values[name][position] for values in found.oracles]}
-
-
-def _row(name: str, found: Judgement, position: int) -> dict[str, Any]:
-    """A metric of every model, for the forgotten class that the unlearned one's check shows.
-
-    Where there is no check, it is the class at `position`.
-    """
-    comparison = found.comparisons.get(name)
-    mine = [value for value in found.values[UNLEARNED][name] if value is not None]
-    if comparison is None or len(mine) != len(comparison.means):
-        return _values(name, found, position) | {"threshold": None}
-    worst = comparison.worst(mine, found.counting[name])
-    return _values(name, found, worst) | {"threshold": comparison.thresholds[worst]}
-
-
-def _anamnesis(found: Judgement) -> dict[str, Any]:
-    """Steps to relearn over the oracles' mean; no value where both never did within the cap."""
-    steps = [measured.steps_to_relearn for measured in found.oracles_alone]
-    row: dict[str, Any] = {
-        name: metrics.anamnesis_index(measured.steps_to_relearn, steps, RELEARN_STEPS)
-        for name, measured in found.alone.items()
-    }
-    return row | {"oracles": [], "threshold": None, "cap": RELEARN_STEPS, "oracle_steps": steps}
-
-
-def _reasons(case: _Case, found: Judgement) -> list[str]:
-    """Why the grade is not higher, and what else tells the model from retrained ones."""
-    reasons = []
-    body = [found.counting[name] for name in grades.BODY if name in found.counting]
-    blind = [c for k, c in enumerate(case.forget) if not any(row[k] for row in body)]
-    if blind:
-        reasons.append(
-            "No comparison that looks into the body could tell the original and the mask from "
-            f"retrained models in this run for classes {blind}, so none can show that the body "
-            "forgot them."
-        )
-    checks = found.checks[UNLEARNED]
-    failed = {name for name, check in checks.items() if not check.passed}
-    counted = sorted(name for name in failed if checks[name].counts)
-    if counted:
-        reasons.append(f"It differs from retrained models by {', '.join(counted)}.")
-    missing = sorted(
-        name for name, row in found.counting.items() if any(row) and name not in checks
-    )
-    if missing:
-        reasons.append(f"Could not be measured on this model: {', '.join(missing)}.")
-    if rest := sorted(failed.difference(counted)):
-        reasons.append(
-            f"It differs from retrained models by {', '.join(rest)} as well, which do not count "
-            "in this run."
-        )
-    return reasons
-
-
-def _returned(swap: Check) -> str:
-    """What a class that came back under the original's head shows."""
-    full = swap.threshold / grades.RETURNED
-    return (
-        f"Under the original's head the class comes back: its accuracy is {swap.value:.3f}, where "
-        f"the original's is {full:.3f}."
-    )
-
-
-def _problems(given: Mapping[str, Grade]) -> tuple[str, ...]:
-    """What the controls got and must not get; it says that the instrument is broken."""
-    problems = [
-        f"The {name} control, which forgot nothing, was graded forgotten."
-        for name in (ORIGINAL, MASK, SOFT_MASK)
-        if given.get(name) == "forgotten"
-    ]
-    if given[ORIGINAL] != "failed":
-        problems.append(
-            "The original model was not graded failed: it makes the error that is asked for "
-            "already, so that its outputs cannot show forgetting."
-        )
-    if HELD_OUT in given and given[HELD_OUT] != "forgotten":
-        problems.append(
-            f"The held-out oracle, retrained without the class, was graded {given[HELD_OUT]}."
-        )
-    return tuple(problems)

@@ -16,8 +16,9 @@ from expunge.core.gate import Check
 from expunge.core.training import normalise
 from expunge.data.batches import Share, Split, open_split
 from expunge.errors import UserError
-from expunge.steps.attack import UNLEARNED, Findings, attack
+from expunge.steps.attack import attack
 from expunge.steps.device import best_device
+from expunge.steps.findings import UNLEARNED, Findings
 
 BATCH = 256
 # No policy lets these pass: a class that the outputs still give, and a file that is not the model.
