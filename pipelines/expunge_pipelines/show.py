@@ -210,7 +210,7 @@ def _grade(console: Console, value: Result) -> None:
     """The grade in plain words, why it is not higher, and what can be done about that."""
     words = {
         "failed": "Failed: its outputs still give the class, or a check that blocks failed.",
-        "suppressed": "Suppressed: its outputs forget. That its inner layers do was not shown.",
+        "suppressed": "Suppressed: its outputs forget. That the layers before do was not shown.",
         "forgotten": f"Forgotten: by every check that counts it is like the {value['oracles']} "
         "models that were retrained without the class.",
     }
