@@ -1,19 +1,23 @@
 """The key that finds an oracle again, its seeds, and the training that its model asks for."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import pytest
 
 from expunge.artifacts import ModelInfo
+from expunge.classes import find_classes
 from expunge.config import TrainConfig
 from expunge.errors import RefusedError, UserError
 from expunge.oracles import (
     check_enough,
+    check_no_oracles,
     check_same_recipe,
     oracle_config,
     oracle_seeds,
     recipe_key,
+    request,
 )
 
 SETTINGS = dataclasses.asdict(TrainConfig(arch="mlp", epochs=3, precision="fp32", seed=7))
@@ -73,15 +77,23 @@ def test_weights_count_by_their_digest() -> None:
     assert recipe_key(named, [1]) == recipe_key(filed, [1])
 
 
-def test_seeds_begin_at_1001_and_pass_over_the_models_own() -> None:
-    assert oracle_seeds(info(), 4) == (1001, 1002, 1003, 1004)
-    assert oracle_seeds(info(seed=1002), 4) == (1001, 1003, 1004, 1005)
-    assert oracle_seeds(dataclasses.replace(info(), settings={}), 2) == (1001, 1002)
+def test_seeds_follow_from_the_key() -> None:
+    """They are the same whether or not the version still says the seed that it was trained with."""
+    key = recipe_key(info(), [1])
+    digests = [hashlib.sha256(f"{key}/{number}".encode()).digest() for number in (1, 2)]
+    expected = tuple(int.from_bytes(digest[:4]) & (2**31 - 1) for digest in digests)
+    assert oracle_seeds(key, 2) == expected
+    hundred = oracle_seeds(key, 100)
+    assert hundred[:2] == expected
+    assert len(set(hundred)) == 100
+    assert all(1000 < seed < 2**31 for seed in hundred)
+    assert not {*hundred} & {*oracle_seeds(recipe_key(info(), [2]), 100)}
 
 
 def test_an_oracle_is_trained_as_its_model_was() -> None:
     config = oracle_config(info((3,)), [1])
-    assert config == TrainConfig(arch="mlp", epochs=3, precision="fp32", seed=1001, without=(1, 3))
+    (seed,) = oracle_seeds(recipe_key(info(), [1, 3]), 1)
+    assert config == TrainConfig(arch="mlp", epochs=3, precision="fp32", seed=seed, without=(1, 3))
 
 
 def test_pretrained_weights_come_by_name_or_from_the_file_that_is_given() -> None:
@@ -114,8 +126,27 @@ def test_another_recipe_is_no_oracle() -> None:
 
 
 def test_grade_forgotten_needs_four() -> None:
-    check_enough("shapes", [3, 5], 0, "suppressed")
-    check_enough("shapes", [3, 5], 4, "forgotten")
-    expected = "without classes 3,5 and there are 3; make them with `expunge oracles shapes --cl"
-    with pytest.raises(RefusedError, match=expected):
-        check_enough("shapes", [3, 5], 3, "forgotten")
+    check_enough("shapes", info(), [3, 4], 0, "suppressed")
+    check_enough("shapes", info(), [3, 4], 4, "forgotten")
+    expected = "without classes 3,4 and there are 3; make them with `expunge oracles shapes --cl"
+    with pytest.raises(RefusedError, match=expected + "asses 3,4`$"):
+        check_enough("shapes", info(), [3, 4], 3, "forgotten")
+    with pytest.raises(RefusedError, match=expected + "asses 3,4 --base-version 2`$"):
+        check_enough("shapes", info(), [3, 4], 3, "forgotten", 2)
+
+
+def test_a_request_means_the_same_classes_when_it_is_typed() -> None:
+    """A class that is named as another's index is written so that nothing is ambiguous."""
+    odd = info(class_names=("a", "3", "2", "d", "0"))
+    assert request("shapes", odd, [1, 2, 3]) == "shapes --classes 1,2,index:3"
+    listed = request("shapes", odd, [0, 3], 7).split()
+    assert listed == ["shapes", "--classes", "index:0,index:3", "--base-version", "7"]
+    assert find_classes(odd, listed[2].split(",")) == (0, 3)
+    gone = info((4,), class_names=("a", "b", "c", "d", "0"))
+    assert request("shapes", gone, [0]) == "shapes --classes 0"
+
+
+def test_a_name_of_oracles_is_no_model() -> None:
+    check_no_oracles("shapes")
+    with pytest.raises(UserError, match=r"'shapes-oracles' holds oracles; name .* for: 'shapes'"):
+        check_no_oracles("shapes-oracles")

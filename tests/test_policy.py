@@ -41,6 +41,14 @@ def test_an_option_goes_before_the_file(tmp_path: Path) -> None:
     assert (policy.budget, policy.worst_drop) == (0.03, 0.02)
 
 
+def test_a_wrong_option_is_not_the_files_fault(tmp_path: Path) -> None:
+    path = written(tmp_path, "budget: 0.01")
+    with pytest.raises(UserError, match=r"^budget is 2; expected a value from 0 to 1"):
+        load_policy(path, budget=2)
+    with pytest.raises(UserError, match=f"^policy {path}: budget is 3; expected"):
+        load_policy(written(tmp_path, "budget: 3"), budget=0.5)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -55,6 +63,10 @@ def test_an_option_goes_before_the_file(tmp_path: Path) -> None:
         ("forget_error: .nan", "forget_error is nan; expected a value from 0 to 1"),
         ("worst_drop: true", "worst_drop is True; expected a fraction"),
         ("worst_drop: '5 %'", "worst_drop is '5 %'; expected a fraction"),
+        ("budget: 1e-2", "budget is '1e-2'; expected a fraction from 0 to 1; write 0.01"),
+        ("budget: 1e-5", "budget is '1e-5'; expected a fraction from 0 to 1; write 0.00001"),
+        ("budget: 'nan'", "budget is 'nan'; expected a fraction from 0 to 1$"),
+        ("budget: 0.01\ngrade: forgotten\nbudget: 0.5", "budget is set more than once; leave one"),
         ("treshold: 1", "'treshold' is unknown; expected grade, forget_error, budget"),
         ("", "it holds None; expected keys such as grade: forgotten"),
         ("[1, 2]", r"it holds \[1, 2\]; expected keys"),

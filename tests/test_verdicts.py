@@ -24,6 +24,11 @@ def test_a_grade_that_is_too_low_rejects() -> None:
     assert (verdict(found), rejected_by(found)) == ("rejected", ["grade"])
 
 
+def test_a_check_that_could_not_be_made_rejects() -> None:
+    found = report(passed=False, failed=("head_recovery",), trustworthy=True, unmade=["cmia"])
+    assert (verdict(found), rejected_by(found)) == ("rejected", ["cmia"])
+
+
 def test_a_broken_measurement_says_so_before_all_else() -> None:
     found = report(passed=False, trustworthy=False)
     assert (verdict(found), rejected_by(found)) == ("untrustworthy", [])

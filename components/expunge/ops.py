@@ -125,6 +125,7 @@ def load_oracles(
     name: str,
     classes: List[int],
     grade: str = "suppressed",
+    version: int = 0,
 ) -> NamedTuple("Found", [("count", int), ("splits", List[str])]):
     """Fetch the models retrained without the classes, and say which splits they ask for."""
     from pathlib import Path
@@ -132,7 +133,7 @@ def load_oracles(
     from expunge.steps.load_oracles import load_oracles
 
     indices = [int(index) for index in classes]
-    found = load_oracles(Path(base.path), Path(oracles.path), name, indices, grade)
+    found = load_oracles(Path(base.path), Path(oracles.path), name, indices, grade, version)
     return (found.oracles, found.splits)
 
 

@@ -2,7 +2,7 @@
 
 They are versions of the registered model `NAME-oracles`, of kind "oracle", and found again by a key
 over all that their training shares with the model's own: the data, the recipe, the classes left
-out. Only the seed differs from one to the next.
+out. Only the seed differs from one to the next, and the seeds follow from the key.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 SUFFIX = "-oracles"
 NEEDED = LEAST_ORACLES + 1  # those to compare with, and one held out as a control
-# A training's own seed is 0 unless it is set, and those who set it choose small numbers.
-FIRST_SEED = 1001
 # Settings that differ between trainings of one recipe: the seed; the classes, which the key has as
 # what was left out in the end; how the work was shared out.
 APART = ("seed", "without", "workers", "processes")
@@ -36,6 +34,19 @@ def oracle_model(name: str) -> str:
 def holds_oracles(name: str) -> bool:
     """Whether this is the name of a registered model of oracles."""
     return name.endswith(SUFFIX)
+
+
+def check_no_oracles(name: str) -> None:
+    """Refuse the name of a model of oracles where a model that serves is meant.
+
+    Raises:
+        UserError: with the model that the oracles are for.
+    """
+    if holds_oracles(name):
+        raise UserError(
+            f"{name!r} holds oracles; name the model that they are for: "
+            f"{name.removesuffix(SUFFIX)!r}"
+        )
 
 
 def left_out(info: ModelInfo, classes: Sequence[int] = ()) -> tuple[int, ...]:
@@ -69,10 +80,19 @@ def recipe_key(info: ModelInfo, classes: Sequence[int] = ()) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def oracle_seeds(info: ModelInfo, count: int) -> tuple[int, ...]:
-    """`count` seeds from 1001 on, without the model's own: that oracle would start as it did."""
-    own = info.settings.get("seed")
-    return tuple(seed for seed in range(FIRST_SEED, FIRST_SEED + count + 1) if seed != own)[:count]
+def oracle_seeds(key: str, count: int) -> tuple[int, ...]:
+    """The first `count` seeds of the oracles with this key, below 2**31 and all different.
+
+    They are digests, so that none is a seed which somebody chose for the model itself: an oracle
+    with that one would start from the same weights. A version that forgot does not say its seed.
+    """
+    seeds: dict[int, None] = {}
+    number = 0
+    while len(seeds) < count:
+        number += 1
+        digest = hashlib.sha256(f"{key}/{number}".encode()).hexdigest()
+        seeds.setdefault(int(digest[:8], 16) % 2**31)
+    return tuple(seeds)
 
 
 def check_same_recipe(base: ModelInfo, oracle: ModelInfo) -> None:
@@ -101,8 +121,28 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def check_enough(name: str, classes: Sequence[int], found: int, grade: str) -> None:
+def request(name: str, info: ModelInfo, classes: Sequence[int], version: int = 0) -> str:
+    """What `expunge oracles` and `expunge forget` take for `classes` of a version of `name`.
+
+    Such as "shapes --classes 3,index:5 --base-version 2", where 5 is the name of another class.
+    With version 0 the champion is meant, and no version named.
+    """
+    names = {index: info.class_names[index] for index in info.retained}
+    listed = ",".join(
+        f"index:{index}"
+        if any(known == str(index) for other, known in names.items() if other != index)
+        else str(index)
+        for index in classes
+    )
+    return f"{name} --classes {listed}" + (f" --base-version {version}" if version else "")
+
+
+def check_enough(
+    name: str, info: ModelInfo, classes: Sequence[int], found: int, grade: str, version: int = 0
+) -> None:
     """Refuse a request that asks for a grade which so few oracles cannot show.
+
+    `version` is the one that forgets, 0 for the champion; `info` is its.
 
     Raises:
         RefusedError: with the command that makes them.
@@ -111,7 +151,8 @@ def check_enough(name: str, classes: Sequence[int], found: int, grade: str) -> N
         listed = ",".join(str(index) for index in classes)
         raise RefusedError(
             f"grade forgotten needs {NEEDED} oracles of {name!r} without classes {listed} and "
-            f"there are {found}; make them with `expunge oracles {name} --classes {listed}`"
+            f"there are {found}; make them with "
+            f"`expunge oracles {request(name, info, classes, version)}`"
         )
 
 
@@ -144,7 +185,7 @@ def oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = "") ->
             **known,
             "without": left_out(info, classes),
             "weights": _start(known["weights"], weights),
-            "seed": oracle_seeds(info, 1)[0],
+            "seed": oracle_seeds(recipe_key(info, classes), 1)[0],
         }
     )
 

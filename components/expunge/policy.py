@@ -9,6 +9,9 @@
 Each key is a field of `GateConfig`; one that is left out keeps its default.
 """
 
+import dataclasses
+import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +26,32 @@ def load_policy(path: Path, **overrides: float | None) -> GateConfig:
     """What the file sets, with those of `overrides` that are not None in its place.
 
     Raises:
-        UserError: the file cannot be read, or it has an unknown key or check, a value of the wrong
-            kind or one out of range; the message names the file.
+        UserError: the file cannot be read, or it has an unknown key or check, one key twice, a
+            value of the wrong kind or one out of range, and the message names the file; or an
+            override is out of range.
     """
     try:
-        settings = _read(path)
-        given = {key: value for key, value in overrides.items() if value is not None}
-        return GateConfig(**(settings | given))
+        policy = GateConfig(**_read(path))
     except UserError as error:
         raise UserError(f"policy {path}: {error}") from error
+    given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
+    return dataclasses.replace(policy, **given)
 
 
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"it cannot be read as YAML ({error})") from error
     if not isinstance(raw, dict):
         raise UserError(f"it holds {raw!r}; expected keys such as grade: forgotten")
+    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    repeated = [key for key in raw if keys.count(key) > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]} is set more than once; leave one line of it")
     for key, value in raw.items():
         if key not in KEYS:
             raise UserError(f"{key!r} is unknown; expected {', '.join(KEYS)}")
@@ -58,9 +67,18 @@ def _check_kind(key: str, value: Any) -> None:
         right, expected = isinstance(value, str), "suppressed or forgotten"
     else:
         right = isinstance(value, (int, float)) and not isinstance(value, bool)
-        expected = "a fraction from 0 to 1"
+        expected = "a fraction from 0 to 1" + _spelled(value)
     if not right:
         raise UserError(f"{key} is {value!r}; expected {expected}")
+
+
+def _spelled(value: Any) -> str:
+    """How to write a number that YAML reads as a text, such as 1e-2 or "0.01"; else nothing."""
+    try:
+        number = float(value) if isinstance(value, str) else math.nan
+    except ValueError:
+        return ""
+    return f"; write {Decimal(repr(number)):f}" if math.isfinite(number) else ""
 
 
 def _is_texts(value: Any) -> bool:

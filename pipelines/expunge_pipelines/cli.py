@@ -88,6 +88,7 @@ def demo(as_json: bool) -> int:
 
     result = run_demo(on_start=show.step_started)
     show.result(result, as_json, show.demo)
+    _warn_of_page(result["forget"])
     return _gate_code(result["forget"])
 
 
@@ -160,6 +161,7 @@ def forget(
         on_start=show.step_started,
     )
     show.result(result, as_json, show.forgetting)
+    _warn_of_page(result)
     return _gate_code(result)
 
 
@@ -258,10 +260,21 @@ def _check_free(host: str, port: int) -> None:
         ) from error
 
 
+def _warn_of_page(result: Mapping[str, Any]) -> None:
+    """A report that could not be copied changes nothing of what the pipeline did."""
+    if result["report"] is None:
+        folder = environment.home() / "exports"
+        click.echo(
+            f"expunge: warning: the report could not be copied to {folder} (check its permissions "
+            f"and space); it is report.html of MLflow run {result['run_id']}",
+            err=True,
+        )
+
+
 def _gate_code(result: Mapping[str, Any]) -> int:
     """The exit code of a pipeline that came to its end: what the gate said."""
     if verdict(result) == UNTRUSTWORTHY:
-        reasons = " ".join(result["reasons"])
+        reasons = " ".join(result.get("problems") or result["reasons"])
         click.echo(f"expunge: this measurement cannot be trusted: {reasons}", err=True)
         return OperationalError.exit_code
     return 0 if result["passed"] else RefusedError.exit_code

@@ -33,7 +33,13 @@ def build_forget(place: Place) -> BaseComponent:
         """Nothing is registered unless the gate passes; a dry run ends there."""
         base = place(ops.load_version(name=name, version=version, classes=classes))
         retrained = place(
-            ops.load_oracles(base=base.outputs["model"], name=name, classes=classes, grade=grade)
+            ops.load_oracles(
+                base=base.outputs["model"],
+                name=name,
+                classes=classes,
+                grade=grade,
+                version=base.outputs["version"],
+            )
         )
         data = place(
             ops.prepare_data(

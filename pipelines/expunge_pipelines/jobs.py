@@ -17,7 +17,14 @@ from expunge.config import (
     TrainConfig,
 )
 from expunge.errors import UserError
-from expunge.oracles import SUFFIX, check_enough, holds_oracles, recipe_key
+from expunge.oracles import (
+    SUFFIX,
+    check_enough,
+    check_no_oracles,
+    holds_oracles,
+    recipe_key,
+    request,
+)
 from expunge_pipelines.local import run_locally
 from expunge_pipelines.tracking import exported_page, registered, reports, tracked
 
@@ -105,6 +112,7 @@ def forget(
     Raises:
         ExpungeError: the request is wrong, or a step failed. Nothing was promoted.
     """
+    check_no_oracles(name)
     gate = gate or GateConfig()
     base = registry.resolve(name, base_version)
     if not dry_run and "champion" not in base.aliases:
@@ -120,7 +128,7 @@ def forget(
     PerturbConfig(chosen, rule, lambdas, gate.budget)  # a wrong setting ends here, not in a step
     if gate.grade == "forgotten":
         kept_oracles = registry.oracles(name, recipe_key(info, chosen))
-        check_enough(name, chosen, len(kept_oracles), gate.grade)
+        check_enough(name, info, chosen, len(kept_oracles), gate.grade, base.version)
     arguments: dict[str, Any] = {
         "name": name,
         "classes": list(chosen),
@@ -146,6 +154,7 @@ def forget(
         "model": name,
         "base_version": base.version,
         "classes": list(chosen),
+        "request": request(name, info, chosen, base.version),
         **{key: work[key] for key in ("rule", "sign", "strength", "lambdas")},
         "before": validation["before"],
         "after": validation["after"],
@@ -167,7 +176,9 @@ _VERDICT = (
     "needed",
     "passed",
     "trustworthy",
+    "problems",
     "reasons",
+    "unmade",
     "controls",
     "oracles",
     "attacks",
@@ -227,6 +238,8 @@ def list_models(name: str | None = None) -> dict[str, Any]:
                 "grade": version.grade,
                 "forgotten": list(version.forgotten),
                 "parent": version.parent,
+                "seed": version.seed,
+                "test_accuracy": version.test_accuracy,
                 "source": version.source,
                 "created": version.created,
                 "run_id": version.run_id,
@@ -243,6 +256,7 @@ def rollback(name: str) -> dict[str, Any]:
         UserError: there is no such model, or it never had another champion.
         RefusedError: the previous champion remembers a class that was erased since.
     """
+    check_no_oracles(name)
     replaced = registry.resolve(name)
     restored = registry.rollback(name)
     return {"model": name, "version": restored.version, "replaced": replaced.version}

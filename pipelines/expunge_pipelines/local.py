@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ _OURS = re.compile(r"\s*expunge\.errors\.(\w+): (.*)")
 _OTHER = re.compile(r"\s*(?:\w+\.)*([A-Z]\w*(?:Error|Exception)\b.*)")
 _KILLED = re.compile(r"\s*Killed\s*")
 _FULL_DISK = "No space left on device"
-PATIENCE = 10.0  # seconds that a step gets to end after SIGTERM; it has nothing to save
+PATIENCE = 10.0  # seconds that a step gets to end after each signal
 
 
 @dataclass
@@ -156,7 +157,8 @@ def _only_the_log_stays(work: Path) -> Iterator[None]:
 def _no_step_left() -> Iterator[None]:
     """End the step's processes when this one is interrupted: the signal may be for this one alone.
 
-    A step that went on would hold the lock of its checkpoints and write where nobody looks.
+    A step that went on would hold the lock of its checkpoints and write where nobody looks. SIGINT
+    comes first, which lets a step take back what it has half registered; SIGTERM ends it at once.
     """
     import psutil  # type: ignore[import-untyped]
 
@@ -168,13 +170,11 @@ def _no_step_left() -> Iterator[None]:
         yield
     except BaseException:
         left = list(children() - before)
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-        _, alive = psutil.wait_procs(left, PATIENCE)
-        for process in alive:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            _, left = psutil.wait_procs(left, PATIENCE)
         raise
 
 

@@ -29,7 +29,7 @@ def build_oracles(place: Place, one_by_one: Sequence[int] = ()) -> BaseComponent
         source: str,
         without: List[int],
         arch: str,
-        seeds: List[int] = [],
+        seeds: List[int],
         image_size: int = 0,
         epochs: int = 20,
         batch_size: int = 128,

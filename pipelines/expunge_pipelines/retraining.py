@@ -10,12 +10,13 @@ from expunge.artifacts import ModelInfo
 from expunge.errors import UserError
 from expunge.oracles import (
     NEEDED,
-    holds_oracles,
+    check_no_oracles,
     left_out,
     oracle_config,
     oracle_model,
     oracle_seeds,
     recipe_key,
+    request,
 )
 from expunge.steps.load_version import image_side
 from expunge_pipelines.local import run_locally
@@ -40,16 +41,16 @@ def make_oracles(
     Raises:
         ExpungeError: the request is wrong, or a step failed. Oracles that were finished are kept.
     """
+    check_no_oracles(name)
     base = registry.resolve(name, base_version)
-    if holds_oracles(name):
-        raise UserError(f"{name!r} holds oracles itself; name the model that they are for")
     info = registry.model_info(base)
     chosen = requests.find_classes(info, wanted)
     fresh = [index for index in chosen if index not in info.forgotten]
     if fresh:
         requests.check_forgettable(info, fresh)
     config = oracle_config(info, chosen, _same_weights(info, weights))
-    key, every = recipe_key(info, chosen), oracle_seeds(info, seeds)
+    key = recipe_key(info, chosen)
+    every = oracle_seeds(key, seeds)
     before = {oracle.seed for oracle in registry.oracles(name, key)}
     missing = [seed for seed in every if seed not in before]
     run_id, seconds, total = None, {}, 0.0
@@ -70,12 +71,15 @@ def make_oracles(
             run = run_locally(build_oracles(anywhere, missing), arguments, on_start=on_start)
         seconds, total = dict(run.seconds), run.total
     kept = {oracle.seed: oracle for oracle in registry.oracles(name, key)}
+    compared = _compared(base, chosen, left_out(info, chosen), key)
     return {
         "model": oracle_model(name),
         "base_version": base.version,
         "classes": list(chosen),
         "without": list(left_out(info, chosen)),
         "key": key,
+        "request": compared and compared[0],
+        "serves": bool(compared and compared[1]),
         "oracles": [
             {
                 "seed": seed,
@@ -89,6 +93,28 @@ def make_oracles(
         "seconds": seconds,
         "total_seconds": total,
     }
+
+
+def _compared(
+    base: registry.Version, chosen: Sequence[int], without: Sequence[int], key: str
+) -> tuple[str, bool] | None:
+    """What `expunge forget` takes to compare with these oracles, and whether it is the champion's.
+
+    It starts from `base`, or from the nearest of those it was made from that has the classes still;
+    None where there is none.
+    """
+    known = {f"{entry.name}/{entry.version}": entry for entry in registry.versions(base.name)}
+    version: registry.Version | None = base
+    while version is not None:
+        classes = [index for index in without if index not in version.forgotten]
+        if set(chosen) <= set(classes):
+            info = registry.model_info(version)
+            if recipe_key(info, classes) != key:
+                return None
+            serves = registry.CHAMPION in version.aliases
+            return request(base.name, info, classes, 0 if serves else version.version), serves
+        version = known.get(version.parent or "")
+    return None
 
 
 # What the pipeline takes from the recipe as it is.

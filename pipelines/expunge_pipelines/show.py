@@ -55,7 +55,8 @@ def forgetting(console: Console, value: Result) -> None:
         _attacks(console, value)
     _verdict(console, value)
     _grade(console, value)
-    console.print(f"The whole report: {value['report']}", markup=False)
+    if value["report"]:
+        console.print(f"The whole report: {value['report']}", markup=False)
 
 
 def retrained(console: Console, value: Result) -> None:
@@ -66,19 +67,16 @@ def retrained(console: Console, value: Result) -> None:
     )
     table = _table("seed", "version", "test accuracy", "")
     for row in value["oracles"]:
-        accuracy = row["test_accuracy"]
-        table.add_row(
-            str(row["seed"]),
-            str(row["version"]),
-            "" if accuracy is None else _percent(accuracy),
-            "was there" if row["reused"] else "new",
-        )
+        seed, accuracy = _training(row)
+        table.add_row(seed, str(row["version"]), accuracy, "was there" if row["reused"] else "new")
     console.print(table)
     found = len(value["oracles"])
-    console.print(
-        f"expunge forget finds them by itself, and compares with them from {NEEDED} on"
-        + (f"; {NEEDED - found} more are needed." if found < NEEDED else ".")
-    )
+    if value["serves"]:
+        console.print(f"expunge forget finds them by itself: expunge forget {value['request']}")
+    elif value["request"]:
+        console.print(f"To compare with them: expunge forget {value['request']} --dry-run")
+    more = f"; {NEEDED - found} more are needed." if found < NEEDED else "."
+    console.print(f"A forget is compared with oracles from {NEEDED} on{more}")
 
 
 def demo(console: Console, value: Result) -> None:
@@ -99,8 +97,11 @@ def demo(console: Console, value: Result) -> None:
 
 def models(console: Console, value: Result) -> None:
     """The versions of the registry."""
+    seeded = any(row["seed"] is not None for row in value["models"])  # oracles
     table = _table(
-        "model", "version", "alias", "kind", "grade", "forgotten", "made from", "created"
+        *("model", "version", "alias", "kind", "grade", "forgotten", "made from"),
+        *(("seed", "test accuracy") if seeded else ()),
+        "created",
     )
     for row in value["models"]:
         table.add_row(
@@ -111,11 +112,18 @@ def models(console: Console, value: Result) -> None:
             row["grade"],
             _list(row["forgotten"]),
             row["parent"] or "",
+            *(_training(row) if seeded else ()),
             row["created"],
         )
     # Wider than a narrow terminal rather than cut: names and aliases are there to be copied.
     shown = table if value["models"] else "No model yet: expunge demo makes one."
     console.print(shown, width=max(console.width, 160))
+
+
+def _training(row: Result) -> tuple[str, str]:
+    """An oracle's seed and test accuracy, as far as they are known."""
+    seed, accuracy = row["seed"], row["test_accuracy"]
+    return ("" if seed is None else str(seed), "" if accuracy is None else _percent(accuracy))
 
 
 def rolled_back(console: Console, value: Result) -> None:
@@ -220,11 +228,9 @@ def _grade(console: Console, value: Result) -> None:
     for reason in value["reasons"]:
         console.print(f"  {reason}", markup=False)
     if value["grade"] == "suppressed" and not value["oracles"]:
-        request = f"{value['model']} --classes {','.join(map(str, value['classes']))}"
-        base = f" --base-version {value['base_version']}"
         console.print(
-            f"To compare it with retrained models: expunge oracles {request}{base}, then "
-            f"expunge forget {request}{base} --dry-run"
+            f"To compare it with retrained models: expunge oracles {value['request']}, then "
+            f"expunge forget {value['request']} --dry-run"
         )
 
 

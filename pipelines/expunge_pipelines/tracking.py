@@ -2,12 +2,14 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from expunge import environment, registry
+from expunge.errors import OperationalError
 
 
 @contextmanager
@@ -32,11 +34,22 @@ def reports(run_id: str) -> dict[str, Any]:
     return {name: json.loads(registry.read_artifact(run_id, f"{name}.json")) for name in names}
 
 
-def exported_page(name: str, run_id: str) -> str:
-    """Copy the run's `report.html` to where a browser can open it, and return that path."""
+def exported_page(name: str, run_id: str) -> str | None:
+    """Copy the run's `report.html` whole to where a browser can open it, and return that path.
+
+    None where it cannot be copied: the pipeline is over and may have promoted, so that a full disk
+    here is no failure of it.
+    """
     path: Path = environment.home() / "exports" / f"{name}-{run_id}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(registry.read_artifact(run_id, "report.html"))
+    try:
+        page = registry.read_artifact(run_id, "report.html")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as fresh:
+            partial = Path(fresh) / path.name
+            partial.write_bytes(page)
+            partial.replace(path)
+    except (OSError, OperationalError):
+        return None
     return str(path)
 
 

@@ -41,6 +41,10 @@ TRAIN = ["train", "shapes", "--data", "digits", "--arch", "mlp"]
         (["oracles", "shapes"], "Missing option '--classes'"),
         (["oracles", "shapes", "--classes", "1", "--seeds", "0"], "0 is not in the range"),
         (["train", "a-oracles", *TRAIN[2:]], "names that end with -oracles belong to oracles"),
+        (["forget", "a-oracles", "--classes", "1"], "'a-oracles' holds oracles; name the model"),
+        (["oracles", "a-oracles", "--classes", "1"], "'a-oracles' holds oracles; name the model"),
+        (["rollback", "a-oracles"], "'a-oracles' holds oracles; name the model that they are for"),
+        (["models", "a-oracles"], "there is no model 'a-oracles', a name that holds oracles"),
         (["frobnicate"], "No such command 'frobnicate'"),
     ],
 )
@@ -116,12 +120,16 @@ def test_what_is_given_overrides_the_policy(
 def test_an_untrustworthy_measurement_is_exit_3_and_still_a_document(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    result = {"passed": False, "trustworthy": False, "reasons": ["The mask passed."], "checks": []}
+    result = {"passed": False, "trustworthy": False, "checks": [], "report": "page.html"}
+    result |= {"reasons": ["The mask passed.", "It differs."], "problems": ["The mask passed."]}
     monkeypatch.setattr(jobs, "forget", lambda *_, **__: result)
     code, out, err = command("forget", "shapes", "--classes", "1", "--json")
     assert code == 3
     assert json.loads(out) == result
     assert err == "expunge: this measurement cannot be trusted: The mask passed.\n"
+    del result["problems"]
+    err = command("forget", "shapes", "--classes", "1", "--json")[2]
+    assert err == "expunge: this measurement cannot be trusted: The mask passed. It differs.\n"
 
 
 def test_an_interrupt_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,9 @@ def test_only_pure_steps_are_cached_and_all_are_retried(folder: Path, name: str)
 
 def test_the_seeds_of_oracles_are_a_parameter_and_run_side_by_side(folder: Path) -> None:
     spec, _ = documents(folder / "oracles.yaml")
-    assert spec["root"]["inputDefinitions"]["parameters"]["seeds"]["parameterType"] == "LIST"
+    seeds = spec["root"]["inputDefinitions"]["parameters"]["seeds"]
+    assert seeds["parameterType"] == "LIST"
+    assert not seeds.keys() & {"defaultValue", "isOptional"}, "none would do nothing and succeed"
     loops = [task for task in spec["root"]["dag"]["tasks"].values() if "parameterIterator" in task]
     assert [loop["parameterIterator"]["items"]["inputParameter"] for loop in loops] == [
         "pipelinechannel--seeds"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trained_store import GONE, NAME, Store, document
+from trained_store import GONE, NAME, Store, command, document
 
 from expunge import artifacts, registry
 from expunge.core.fisher import code_gradients
@@ -15,7 +15,8 @@ from expunge.data.digits import load_digit_splits
 FIELDS = {
     "model", "base_version", "classes", "rule", "sign", "strength", "before", "after", "checks",
     "grade", "passed", "version", "seconds", "needed", "trustworthy", "reasons", "controls",
-    "attacks", "oracles", "depth", "report",
+    "attacks", "oracles", "depth", "report", "problems",
+    "unmade", "request",
 }  # fmt: skip
 
 
@@ -156,6 +157,31 @@ def test_a_gate_that_rejects_registers_nothing(store: Store) -> None:
     assert run.data.tags["gate"] == "rejected"
     assert "forget_error" in run.data.tags["gate.failed"]
     assert run.data.metrics["check/forget_error"] == pytest.approx(failed["value"])
+
+
+def test_a_check_that_could_not_be_made_rejects_by_its_name(store: Store, tmp_path: Path) -> None:
+    """Here and in MLflow; and a report that cannot be copied is one line beside that."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("block: [forget_error, head_recovery]\n")
+    exports = store.home / "exports"
+    exports.rename(store.home / "aside")
+    exports.write_text("in the way")
+    try:
+        code, out, err = command("forget", NAME, "--classes", "5", "--policy", str(policy))
+    finally:
+        exports.unlink()
+        (store.home / "aside").rename(exports)
+    assert code == 1, err
+    assert "Rejected by the gate (head_recovery): nothing is registered" in out
+    assert "The whole report" not in out
+    warning = err.splitlines()[-1]
+    assert "warning: the report could not be copied" in warning
+    import mlflow
+
+    run_id = warning.split()[-1]
+    run = mlflow.MlflowClient(registry.prepared_uri()).get_run(run_id)
+    assert (run.data.tags["gate"], run.data.tags["gate.failed"]) == ("rejected", "head_recovery")
+    assert registry.read_artifact(run_id, "report.html").startswith(b"<!")
 
 
 def test_a_dry_run_on_top_of_a_forget_keeps_it_forgotten(store: Store) -> None:

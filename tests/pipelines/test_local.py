@@ -1,6 +1,9 @@
 """The local runner: what it reads from the steps, and what it leaves behind."""
 
 import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,19 @@ def dies(text: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
+def waits(text: str) -> None:
+    import time
+    from pathlib import Path
+
+    try:
+        Path(text, "ready").touch()
+        time.sleep(60)
+    finally:
+        time.sleep(0.2)
+        Path(text, "cleaned").touch()
+
+
 @dsl.pipeline(name="good")
 def good(text: str) -> None:
     first = works(text=text)
@@ -50,6 +66,11 @@ def bad(text: str) -> None:
 @dsl.pipeline(name="killed")
 def killed(text: str) -> None:
     dies(text=text)
+
+
+@dsl.pipeline(name="waiting")
+def waiting(text: str) -> None:
+    waits(text=text)
 
 
 @dsl.pipeline(name="apart")
@@ -94,6 +115,20 @@ def test_no_step_starts_after_one_that_failed() -> None:
 def test_a_step_that_is_killed_names_its_log() -> None:
     with pytest.raises(OperationalError, match=r"step dies failed.*its log is .*log\.txt"):
         run_locally(killed, {"text": ""})
+
+
+def test_a_step_cleans_up_when_the_command_alone_is_interrupted(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    since = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_locally(waiting, {"text": str(tmp_path)})
+    assert (tmp_path / "cleaned").exists()
+    assert time.monotonic() - since < 30, "it did not wait for the step to sleep through"
 
 
 def test_the_log_reads_events_and_keeps_lines(tmp_path: Path) -> None:

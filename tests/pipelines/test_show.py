@@ -49,6 +49,7 @@ def forgotten(*, error: float = 1.0, **changed: Any) -> dict[str, Any]:
         "model": "shapes",
         "base_version": 4,
         "classes": [1],
+        "request": "shapes --classes index:1 --base-version 4",
         "rule": "natural",
         "before": before,
         "after": after,
@@ -97,12 +98,24 @@ def test_a_forget_that_passed() -> None:
     assert row(text, "forget_error") == ["1", ">=", "0.95", "40", "passed", "blocks"]
     assert row(text, "onnx_equal_argmax") == ["1", ">=", "1", "passed", "blocks"]
     assert "Passed: version 5 is champion, graded suppressed." in text
-    assert "That its inner layers do was not shown" in text
+    assert "That the layers before do was not shown" in text
     assert "Nothing was compared with retrained models [yet]." in text
-    request = "shapes --classes 1 --base-version 4"
+    request = "shapes --classes index:1 --base-version 4"
     assert f"expunge oracles {request}, then expunge forget {request} --dry-run" in text
     assert "The whole report: /home/exports/shapes-[a].html" in text
     assert "oracles' mean" not in text
+
+
+def test_a_report_that_could_not_be_copied_is_not_named() -> None:
+    text = printed(show.forgetting, forgotten(report=None))
+    assert "Passed: version 5 is champion" in text
+    assert "The whole report" not in text
+
+
+def test_a_check_that_could_not_be_made_is_what_rejected() -> None:
+    unmade = {"passed": False, "version": None, "unmade": ["head_recovery"]}
+    text = printed(show.forgetting, forgotten(**unmade))
+    assert "Rejected by the gate (head_recovery): nothing is registered" in text
 
 
 def test_a_forget_that_was_rejected_names_the_failed_checks_alone() -> None:
@@ -170,12 +183,19 @@ def test_oracles() -> None:
         {"seed": 1003, "version": 3, "test_accuracy": None, "reused": False},
     ]
     value = {"model": "shapes-oracles", "base_version": 4, "without": [1, 3], "oracles": rows}
+    value |= {"request": "shapes --classes 1", "serves": True}
     text = printed(show.retrained, value)
     assert "shapes-oracles: retrained without 1, 3, as version 4 was trained" in text
     assert row(text, "1001") == ["2", "96.2", "%", "was", "there"]
     assert row(text, "1003") == ["3", "new"]
-    assert "compares with them from 4 on; 2 more are needed." in text
+    assert "expunge forget finds them by itself: expunge forget shapes --classes 1\n" in text
+    assert "compared with oracles from 4 on; 2 more are needed." in text
     assert "more are" not in printed(show.retrained, value | {"oracles": rows * 2})
+    older = {"request": "shapes --classes 1 --base-version 2", "serves": False}
+    text = printed(show.retrained, value | older)
+    assert "expunge forget shapes --classes 1 --base-version 2 --dry-run\n" in text
+    assert "by itself" not in text
+    assert "expunge forget" not in printed(show.retrained, value | older | {"request": None})
 
 
 def test_a_dry_run_does_not_speak_of_a_champion() -> None:
@@ -208,7 +228,14 @@ def test_the_demo_says_where_the_time_went_and_what_to_look_at() -> None:
 
 def test_models() -> None:
     version = {"model": "shapes", "version": 2, "aliases": ["champion"], "kind": "forget"}
-    version |= {"grade": "suppressed", "forgotten": [1, 3], "parent": "shapes/1", "created": "now"}
+    version |= {
+        "seed": None,
+        "test_accuracy": None,
+        "grade": "suppressed",
+        "forgotten": [1, 3],
+        "parent": "shapes/1",
+        "created": "now",
+    }
     text = printed(show.models, {"models": [version]})
     assert row(text, "shapes ") == [
         "2",
@@ -220,6 +247,11 @@ def test_models() -> None:
         "shapes/1",
         "now",
     ]
+    assert "seed" not in text
+    oracle = version | {"model": "shapes-oracles", "seed": 77, "test_accuracy": 0.9625}
+    text = printed(show.models, {"models": [oracle]})
+    assert row(text, "shapes-oracles ")[-4:] == ["77", "96.2", "%", "now"]
+    assert "test accuracy" in text
     assert printed(show.models, {"models": []}) == "No model yet: expunge demo makes one.\n"
 
 

@@ -1,5 +1,6 @@
 """Oracles in the registry: found by key and seed, apart from the models, and never promoted."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from mlflow_store import Registrar, tiny_model
 from expunge import registry
 from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.oracles import recipe_key
+from expunge.registry import registration
 from expunge.registry import store as connection
 
 pytest_plugins = ["mlflow_store"]
@@ -45,6 +47,24 @@ def test_oracles_are_no_models(registrar: Registrar) -> None:
     assert [entry.kind for entry in registry.versions("shapes-oracles")] == ["oracle"]
 
 
+def test_the_longest_name_of_a_model_has_oracles(registrar: Registrar) -> None:
+    name = "n" * 100
+    registrar(name)
+    made = registrar.oracle(name, 5)
+    assert registry.oracles(name, KEY) == [made]
+    for longer in (name + "n", f"{name}n-oracles", "-oracles"):
+        with pytest.raises(UserError, match=r"is not usable; expected up to 100 letters"):
+            registry.versions(longer)
+
+
+def test_a_name_of_oracles_is_said_to_be_one(registrar: Registrar) -> None:
+    registrar.oracle("shapes", 5)
+    with pytest.raises(UserError, match="'shapes-oracles' holds oracles; name the model that"):
+        registry.resolve("shapes-oracles")
+    with pytest.raises(UserError, match=r"no model 'fish-oracles', .*are for, 'fish'"):
+        registry.resolve("fish-oracles")
+
+
 def test_an_oracle_is_never_promoted(registrar: Registrar) -> None:
     registrar.oracle("shapes", 1001)
     with pytest.raises(RefusedError, match=r"is an oracle, .* it never becomes champion"):
@@ -79,6 +99,33 @@ def test_an_oracle_comes_back_without_a_fisher_total(registrar: Registrar, tmp_p
     assert "fim_total.safetensors" not in files
     for file in files:
         assert (tmp_path / "oracle" / file).read_bytes() == (original / file).read_bytes()
+
+
+def test_an_interrupt_leaves_nothing_half_registered(
+    registrar: Registrar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one that comes again while the first is cleaned up after, as on Ctrl-C."""
+    from mlflow import MlflowClient
+
+    delete = MlflowClient.delete_logged_model
+
+    def again(client: MlflowClient, model_id: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        delete(client, model_id)
+
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(MlflowClient, "delete_logged_model", again)
+    monkeypatch.setattr(registration, "_save_flavour", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        registrar.oracle("shapes", 5)
+    client = connection.connect()
+    experiments = [entry.experiment_id for entry in client.search_experiments()]
+    assert list(client.search_logged_models(experiments)) == []
+    assert registry.versions("shapes-oracles") == []
+    with pytest.raises(KeyboardInterrupt):  # and it can be interrupted again
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("kind", ["train", "oracle"])

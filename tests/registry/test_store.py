@@ -51,6 +51,21 @@ def test_a_file_that_is_no_database(store: Path) -> None:
         registry.models()
 
 
+def test_a_store_that_cannot_be_written_says_so_in_a_line(store: Path) -> None:
+    """SQLAlchemy begins with advice on its autoflush where the first table is known already."""
+    code = (
+        "from sqlalchemy import event; from sqlalchemy.engine import Engine;"
+        "event.listen(Engine, 'connect', lambda c, _: c.execute('PRAGMA query_only = ON'));"
+        "from expunge import registry; registry.attached_run('shapes', 'train')"
+    )
+    registry.attached_run("shapes", "train")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.rstrip().endswith(
+        "could not attach to a run: attempt to write a readonly database; check its permissions "
+        "and space"
+    )
+
+
 def test_a_new_store_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("EXPUNGE_HOME", str(tmp_path / "new"))

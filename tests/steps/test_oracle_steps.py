@@ -12,7 +12,7 @@ from expunge import registry
 from expunge.artifacts import load_model_info, write_json
 from expunge.config import TrainConfig
 from expunge.errors import RefusedError, UserError
-from expunge.oracles import oracle_config, recipe_key
+from expunge.oracles import oracle_config, oracle_seeds, recipe_key
 from expunge.steps.find_oracle import find_oracle
 from expunge.steps.keep_oracle import keep_oracle
 from expunge.steps.load_oracles import load_oracles
@@ -48,44 +48,46 @@ def base(store: Path, tmp_path: Path, tiny_onnx: Path) -> Path:
 def test_an_oracle_is_made_found_and_fetched(base: Path, tmp_path: Path, tiny_onnx: Path) -> None:
     info = load_model_info(base)
     data = tmp_path / "data"
-    assert not find_oracle(data, "shapes", 1, [3], 1001)
     config = oracle_config(info, [3])
+    assert not find_oracle(data, "shapes", 1, [3], config.seed)
     oracle = trained(tmp_path / "oracle", config, data)
     assert load_model_info(oracle).forgotten == (3,)
     assert recipe_key(load_model_info(oracle)) == recipe_key(info, [3])
     kept = keep(oracle, tiny_onnx)
-    assert kept == {"model": "shapes-oracles", "version": 1, "seed": 1001}
+    assert kept == {"model": "shapes-oracles", "version": 1, "seed": config.seed}
     assert keep(oracle, tiny_onnx) == kept
     (found,) = registry.oracles("shapes", recipe_key(info, [3]))
     report = json.loads(oracle.with_suffix(".json").read_text())
     assert found.test_accuracy == report["test_accuracy"]
-    assert find_oracle(data, "shapes", 1, [3], 1001)
-    assert not find_oracle(data, "shapes", 1, [3], 1003)
-    assert not find_oracle(data, "shapes", 1, [2], 1001)
-    assert load_oracles(base, tmp_path / "found", "shapes", [3]) == (1, ["test"])
-    weights = (tmp_path / "found" / "seed-1001" / "weights.safetensors").read_bytes()
-    assert weights == (oracle / "weights.safetensors").read_bytes()
+    assert find_oracle(data, "shapes", 1, [3], config.seed)
+    assert not find_oracle(data, "shapes", 1, [3], config.seed + 1)
+    assert not find_oracle(data, "shapes", 1, [2], config.seed)
+    assert load_oracles(base, tmp_path / "few", "shapes", [3]) == (1, ["test"])
     assert load_oracles(base, tmp_path / "none", "shapes", [2]) == (0, ["test"])
-    assert list((tmp_path / "none").iterdir()) == []
+    assert list((tmp_path / "few").iterdir()) == list((tmp_path / "none").iterdir()) == []
 
 
 def test_from_four_on_the_training_images_are_asked_for(
     base: Path, tmp_path: Path, tiny_onnx: Path
 ) -> None:
-    """The one with the seed of the base is passed over: it would start as the base did."""
-    config = oracle_config(load_model_info(base), [3])
-    for seed in (1001, 1002, 1003, 1004):
+    info = load_model_info(base)
+    config, seeds = oracle_config(info, [3]), oracle_seeds(recipe_key(info, [3]), 4)
+    assert info.settings["seed"] not in seeds, "that one would start as the base did"
+    for seed in seeds:
+        if seed == seeds[3]:
+            assert load_oracles(base, tmp_path / "three", "shapes", [3]) == (3, ["test"])
+            with pytest.raises(RefusedError, match=r"needs 4 oracles of 'shapes' .*--classes 3`$"):
+                load_oracles(base, tmp_path / "refused", "shapes", [3], "forgotten")
+            with pytest.raises(RefusedError, match=r"--classes 3 --base-version 1`$"):
+                load_oracles(base, tmp_path / "refused", "shapes", [3], "forgotten", 1)
         config = dataclasses.replace(config, seed=seed)
         keep(trained(tmp_path / f"oracle-{seed}", config, tmp_path / "data"), tiny_onnx)
-    assert load_oracles(base, tmp_path / "three", "shapes", [3]) == (3, ["test"])
-    with pytest.raises(RefusedError, match="needs 4 oracles of 'shapes' without classes 3 and"):
-        load_oracles(base, tmp_path / "refused", "shapes", [3], "forgotten")
-    config = dataclasses.replace(config, seed=1005)
-    keep(trained(tmp_path / "oracle-1005", config, tmp_path / "data"), tiny_onnx)
     found = load_oracles(base, tmp_path / "four", "shapes", [3], "forgotten")
     assert found == (4, ["train", "test"])
-    names = {path.name for path in (tmp_path / "four").iterdir()}
-    assert names == {"seed-1001", "seed-1003", "seed-1004", "seed-1005"}
+    for seed in seeds:
+        weights = (tmp_path / "four" / f"seed-{seed}" / "weights.safetensors").read_bytes()
+        assert weights == (tmp_path / f"oracle-{seed}" / "weights.safetensors").read_bytes()
+    assert len(list((tmp_path / "four").iterdir())) == 4
 
 
 def test_other_data_or_settings_are_refused(base: Path, tmp_path: Path, tiny_onnx: Path) -> None:

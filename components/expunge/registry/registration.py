@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -145,9 +147,22 @@ def _logged_model(
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
         yield model_id
     except BaseException:
-        with suppress(Exception):  # the failure itself is what the user needs to read
+        with suppress(Exception), _uninterrupted():  # the failure itself is what the user reads
             client.delete_logged_model(model_id)
         raise
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """No SIGINT ends the body: on Ctrl-C the terminal sends one and the command another."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _save_flavour(path: Path, folder: Path, info: ModelInfo, run_id: str, model_id: str) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from expunge import environment
 from expunge.errors import ExpungeError, OperationalError, UserError
+from expunge.oracles import SUFFIX
 
 # What the user set comes first. A server that answers is retried twice, not for MLflow's minutes.
 DEFAULTS = {
@@ -37,12 +38,17 @@ PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1
 CONNECT_SECONDS = 5.0  # a TCP handshake takes two round trips at most; 5 s cover any network
 CONNECT_TRIES = 2
 SQLITE = "sqlite:///"
+# What SQLite says of a file that it cannot write or open.
+BLOCKED = ("readonly", "unable to open", "disk is full", "disk I/O")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 def check_name(name: str) -> str:
-    """The name, if MLflow takes it for a registered model, an experiment and a logged model."""
-    if NAME.fullmatch(name) is None:
+    """The name, if MLflow takes it for a registered model, an experiment and a logged model.
+
+    The name of a model of oracles may be longer by its ending.
+    """
+    if NAME.fullmatch(name.removesuffix(SUFFIX)) is None:
         raise UserError(
             f"the model name {name!r} is not usable; expected up to 100 letters, digits, '-' and "
             "'_', the first one a letter or a digit"
@@ -127,9 +133,22 @@ def store_errors(doing: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, _error_types()):
             raise
-        reason = redacted(str(error).strip().splitlines()[0] if str(error).strip() else repr(error))
         uri = redacted(environment.tracking_uri())
-        raise OperationalError(f"MLflow at {uri} could not {doing}: {reason}") from error
+        raise OperationalError(f"MLflow at {uri} could not {doing}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what was raised, or the database's own words where it was the reason.
+
+    SQLAlchemy puts advice for programmers before those, and MLflow keeps it.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, sqlite3.Error):
+        cause = getattr(cause, "orig", None) or cause.__cause__
+    text = str(cause or error).strip()
+    reason = redacted(text.splitlines()[0] if text else repr(error))
+    blocked = cause is not None and any(sign in reason for sign in BLOCKED)
+    return f"{reason}; check its permissions and space" if blocked else reason
 
 
 def _error_types() -> tuple[type[Exception], ...]:

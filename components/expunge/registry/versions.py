@@ -21,7 +21,7 @@ from expunge.artifacts import (
     sha256_file,
 )
 from expunge.errors import OperationalError, UserError
-from expunge.oracles import oracle_model
+from expunge.oracles import SUFFIX, check_no_oracles, holds_oracles, oracle_model
 from expunge.registry.store import check_name, connect, pages, store_errors
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -165,12 +165,18 @@ def resolve(name: str, version: int | None = None) -> Version:
             f"version {version} of {name!r} was not registered by expunge (it has no {MODEL}); "
             f"use one of {_numbers(found)}"
         )
+    if not found and holds_oracles(name):
+        raise UserError(
+            f"there is no model {name!r}, a name that holds oracles; name the model that they are "
+            f"for, {name.removesuffix(SUFFIX)!r}, or make them with `expunge oracles`"
+        )
     if not found:
         known = ", ".join(dict.fromkeys(entry.name for entry in models())) or "none yet"
         raise UserError(
             f"there is no model {name!r} (known: {known}); make it with `expunge train {name}`"
         )
     if version is None:
+        check_no_oracles(name)
         raise UserError(
             f"model {name!r} has no champion among its versions {_numbers(found)}; "
             "name one of them, or train it anew"

@@ -13,13 +13,18 @@ class Found(NamedTuple):
 
 
 def load_oracles(
-    base: Path, oracles: Path, name: str, classes: Sequence[int], grade: str = "suppressed"
+    base: Path,
+    oracles: Path,
+    name: str,
+    classes: Sequence[int],
+    grade: str = "suppressed",
+    version: int = 0,
 ) -> Found:
     """Copy the oracles for forgetting `classes` of the model folder `base` into folder `oracles`.
 
-    Each becomes a model folder `seed-<seed>`. One with the seed of the base itself is passed over:
-    it would start from the same weights. With too few to compare with, a validation reads the test
-    split alone.
+    `base` is version `version` of `name`, or with 0 its champion. Each oracle becomes a model
+    folder `seed-<seed>`. With too few to compare with nothing is copied, and a validation reads the
+    test split alone.
 
     Raises:
         RefusedError: grade "forgotten" is asked for and there are too few oracles for it.
@@ -29,10 +34,11 @@ def load_oracles(
     from expunge.oracles import NEEDED, check_enough, recipe_key
 
     info = load_model_info(base)
-    kept = registry.oracles(name, recipe_key(info, classes))
-    found = [oracle for oracle in kept if oracle.seed != info.settings.get("seed")]
-    check_enough(name, classes, len(found), grade)
+    found = registry.oracles(name, recipe_key(info, classes))
+    check_enough(name, info, classes, len(found), grade, version)
     oracles.mkdir(parents=True, exist_ok=True)
+    if len(found) < NEEDED:
+        return Found(len(found), ["test"])
     for oracle in found:
         registry.download(oracle, oracles / f"seed-{oracle.seed}")
-    return Found(len(found), ["train", "test"] if len(found) >= NEEDED else ["test"])
+    return Found(len(found), ["train", "test"])
