@@ -67,7 +67,7 @@ def validation(classes: Sequence[int] = (3,), count: int = 10) -> Report:
         "passed": True,
         "trustworthy": True,
         "reasons": [
-            "Nothing was compared with retrained models: there are 0, and 4 are needed "
+            "Nothing was compared with retrained models: there are fewer than 4 "
             "(3 to compare with, one held out as a control)."
         ],
         "controls": {"original": "failed", "mask": "suppressed", "soft-mask": "suppressed"},

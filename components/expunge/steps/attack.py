@@ -131,7 +131,7 @@ def _attack(
     if not bench.observe(case.unlearned, "forget_test").finite:
         return _no_numbers(depth)
     if len(oracles) < NEEDED:
-        return _without_oracles(case, bench, depth, len(oracles))
+        return _without_oracles(case, bench, depth)
     return _with_oracles(case, bench, depth, [oracle.module.to(device) for oracle in oracles])
 
 
@@ -171,7 +171,7 @@ def _depth(
     }
 
 
-def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any], found: int) -> Findings:
+def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any]) -> Findings:
     """The head swap, the depth, and the grades of the controls by their outputs."""
     tests = {
         ORIGINAL: bench.observe(case.original, "forget_test"),
@@ -185,7 +185,7 @@ def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any], found
     row = {name: own[at] for name, own in swapped.items()}
     depth = _depth(case, layers, tests[ORIGINAL], tests[UNLEARNED])
     reason = (
-        f"Nothing was compared with retrained models: there are {found}, and {NEEDED} are needed "
+        f"Nothing was compared with retrained models: there are fewer than {NEEDED} "
         f"({NEEDED - 1} to compare with, one held out as a control)."
     )
     report = report_part({"head_swap": row | {"threshold": swap.threshold}}, depth=depth)
