@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from mlflow_store import VARIABLES
 
 
 @pytest.fixture(autouse=True)
 def _temporary_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:  # MLflow sets one for the whole process once a store is open
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EXPUNGE_HOME", str(tmp_path / "home"))
 
 

@@ -3,12 +3,12 @@
 import contextlib
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow_store import VARIABLES as MLFLOW
 
 from expunge_pipelines.cli import main
 
@@ -43,16 +43,13 @@ def document(*arguments: str, code: int = 0) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
     home = tmp_path_factory.mktemp("trained")
-    before = os.environ.get("EXPUNGE_HOME")
-    os.environ["EXPUNGE_HOME"] = str(home)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in MLFLOW:
+            patch.delenv(name, raising=False)
+        patch.setenv("EXPUNGE_HOME", str(home))
         recipe = ["--epochs", "40", "--batch-size", "32", "--lr", "0.05"]
         train = document("train", NAME, "--data", "digits", "--arch", "mlp", *recipe)
         forget = document("forget", NAME, "--classes", str(GONE))
-    finally:
-        os.environ.pop("EXPUNGE_HOME")
-        if before is not None:
-            os.environ["EXPUNGE_HOME"] = before
     return Store(home, train, forget)
 
 
