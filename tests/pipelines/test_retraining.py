@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained_store import GONE, NAME, Store, command, document
+from trained_store import GONE, NAME, Store, command, document, state
 
 from expunge import environment, registry
 from expunge.artifacts import load_model_info
@@ -19,8 +19,7 @@ MODEL = f"{NAME}-oracles"
 @pytest.fixture(scope="module")
 def made(trained: Store) -> dict[str, Any]:
     """What `expunge oracles` printed of the first oracle without class 3."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXPUNGE_HOME", str(trained.home))
+    with state(trained.home):
         return document("oracles", NAME, "--classes", str(GONE), "--seeds", "1")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,20 @@ def document(*arguments: str, code: int = 0) -> dict[str, Any]:
     return value
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    home = tmp_path_factory.mktemp("trained")
+@contextlib.contextmanager
+def state(home: Path) -> Iterator[None]:
+    """`home` as the current state, for what is made once for several tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in MLFLOW:
             patch.delenv(name, raising=False)
         patch.setenv("EXPUNGE_HOME", str(home))
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    home = tmp_path_factory.mktemp("trained")
+    with state(home):
         recipe = ["--epochs", "40", "--batch-size", "32", "--lr", "0.05"]
         train = document("train", NAME, "--data", "digits", "--arch", "mlp", *recipe)
         forget = document("forget", NAME, "--classes", str(GONE))
