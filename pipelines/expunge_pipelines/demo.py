@@ -1,10 +1,12 @@
 """The demonstration: the whole job on the embedded digits."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from expunge import environment, registry
 from expunge.config import TrainConfig
+from expunge.errors import OperationalError
 from expunge_pipelines import jobs
 
 FORGOTTEN = 3
@@ -21,7 +23,8 @@ def run_demo(on_start: Callable[[str], None] = lambda _: None) -> dict[str, Any]
     onnx = None
     if forgotten["version"]:
         champion = registry.resolve(name)
-        onnx = str(registry.export_file(champion, environment.home() / "exports"))
+        with suppress(OSError, OperationalError):  # what was promoted stands without a copy of it
+            onnx = str(registry.export_file(champion, environment.home() / "exports"))
     return {
         "model": name,
         "train": trained,
