@@ -28,7 +28,7 @@ from forgetting import machine, parser, prepared_model
 
 from expunge import artifacts
 from expunge.artifacts import StoredModel
-from expunge.config import GateConfig, PerturbConfig, TrainConfig
+from expunge.config import ORACLE_CHECKS, GateConfig, PerturbConfig, TrainConfig
 from expunge.core.battery import Request, Seen
 from expunge.core.grades import BODY
 from expunge.core.heads import masked, observe, read_head, soft_masked, with_head
@@ -52,17 +52,7 @@ RECIPES = {
 }
 SEEDS = {"mnist": 3, "cifar10": 1}
 PAPER_LAMBDAS = {"mnist": (1e-3, 10.0), "cifar10": (1e-5, 1e4)}
-METRICS = (
-    "head_swap",
-    "head_recovery",
-    "prototype_recovery",
-    "relearning",
-    "membership",
-    "output_distance",
-    "cmia",
-    "activation_distance",
-    "tow",
-)
+METRICS = ORACLE_CHECKS
 
 
 def main() -> None:

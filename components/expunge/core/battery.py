@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from expunge.core import attacks, metrics
 from expunge.core.attacks import Discriminators, Membership, Relearning
+from expunge.core.grades import Values
 from expunge.core.heads import Head, Observed
 
 # How many images each part has, at most. More would make the figures finer than what retrained
@@ -22,8 +23,6 @@ FORGET_TEST, FORGET_TRAIN = 1000, 500  # of each forgotten class
 RETAIN = 2000  # of all retained classes together, of each split
 RELEARN_FORGET, RELEARN_ALL = 50, 500
 RELEARN_TEST = 200  # of each forgotten class: looked at eleven times
-
-Values = Mapping[str, Sequence[float | None]]
 
 
 @dataclass(frozen=True)

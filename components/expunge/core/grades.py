@@ -45,8 +45,7 @@ class Tolerance:
 
 
 # Set on MNIST and CIFAR-10, from what retrained models differ by and how far the original is from
-# them (tests/benchmarks/battery.py prints both). Caps are about the largest deviations seen: 0.05
-# for a new head on ResNet-20 after 5 epochs, where the original is 0.2 to 0.6 away.
+# them (tests/benchmarks/battery.py prints both). Caps are about the largest deviations seen there.
 TOLERANCES = {
     "head_recovery": Tolerance(0.005, 0.05),
     "prototype_recovery": Tolerance(0.05, 0.05),
@@ -58,8 +57,8 @@ TOLERANCES = {
     "tow": Tolerance(0.02, 0.02),
 }
 # The share of the original's accuracy at which a class has come back under the original's head.
-# Bodies that never saw the class can reach it too, by chance and far apart from each other (0.6 of
-# it on MNIST, all of it on the digits' class 3): no comparison with oracles, no part of a grade.
+# Bodies that never saw the class can reach it too, by chance and far apart from each other: no
+# comparison with oracles, and no part of a grade.
 RETURNED = 0.8
 
 

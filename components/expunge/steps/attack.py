@@ -68,6 +68,7 @@ class _Case:
         }
 
 
+@deterministic()
 def attack(
     dataset: Path,
     info: DatasetInfo,
@@ -90,19 +91,6 @@ def attack(
     """
     for oracle in oracles:
         _check_oracle(original.info, oracle.info, classes)
-    with deterministic():
-        return _attack(dataset, info, original, unlearned, oracles, classes, forget_error)
-
-
-def _attack(
-    dataset: Path,
-    info: DatasetInfo,
-    original: StoredModel,
-    unlearned: StoredModel,
-    oracles: Sequence[StoredModel],
-    classes: Sequence[int],
-    forget_error: float,
-) -> Findings:
     device = best_device()
     gone = {*classes, *original.info.forgotten}
     kept_K = torch.tensor([int(c) not in gone for c in original.codes.classes_K])
@@ -128,8 +116,6 @@ def _attack(
         models = {ORIGINAL: case.original, UNLEARNED: case.unlearned}
         given = case.graded({n: bench.outputs(m, "forget_test") for n, m in models.items()})
         return Findings(given, (), report_part({}, depth=depth), (reason,), problems_of(given))
-    if not bench.observe(case.unlearned, "forget_test").finite:
-        return _no_numbers(depth)
     if len(oracles) < NEEDED:
         return _without_oracles(case, bench, depth)
     return _with_oracles(case, bench, depth, [oracle.module.to(device) for oracle in oracles])
@@ -177,6 +163,8 @@ def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any]) -> Fi
         ORIGINAL: bench.observe(case.original, "forget_test"),
         UNLEARNED: bench.observe(case.unlearned, "forget_test"),
     }
+    if not tests[UNLEARNED].finite:
+        return _no_numbers(layers)
     tests |= {name: tests[ORIGINAL].under(head) for name, head in case.masks().items()}
     given = case.graded(tests)
     head = read_head(case.original, case.num_classes)
