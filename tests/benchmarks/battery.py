@@ -31,7 +31,7 @@ from expunge.artifacts import StoredModel
 from expunge.config import ORACLE_CHECKS, GateConfig, PerturbConfig, TrainConfig
 from expunge.core.battery import Request, Seen
 from expunge.core.grades import BODY
-from expunge.core.heads import masked, observe, read_head, soft_masked, with_head
+from expunge.core.heads import mask_heads, with_head
 from expunge.core.judge import Judgement, judge
 from expunge.steps.bench import SEED, Bench, open_bench
 from expunge.steps.compute_fim import compute_fim
@@ -152,13 +152,8 @@ def _judge(
     module = stored.module.to(best_device())
     original = bench.see(module)
     models = {"original": original}
-    head = read_head(module, bench.num_classes)
-    codes = stored.codes.images_KCHW[stored.codes.classes_K != index].to(best_device())
-    features = observe(module, [(codes, codes.new_zeros(len(codes)))], bench.num_classes)
-    for name, mask in (
-        ("mask", masked(head, [index])),
-        ("soft-mask", soft_masked(head, features.features_ND, [index])),
-    ):
+    codes_KCHW = stored.codes.images_KCHW[stored.codes.classes_K != index].to(best_device())
+    for name, mask in mask_heads(module, codes_KCHW, [index], bench.num_classes).items():
         models[name] = original.under(mask, bench.relearn(with_head(module, mask)))
     held_out = seed % len(oracles)
     models["oracle"] = oracles[held_out]

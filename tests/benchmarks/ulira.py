@@ -47,7 +47,7 @@ from torch import Tensor
 from expunge import artifacts
 from expunge.artifacts import StoredModel
 from expunge.config import PerturbConfig, PrepareDataConfig, TrainConfig
-from expunge.core.heads import Observed, masked, observe, read_head, soft_masked
+from expunge.core.heads import Observed, mask_heads, observe
 from expunge.core.lira import chance_band, likelihood_ratios, scaled_confidence, separation
 from expunge.core.training import normalise
 from expunge.steps.compute_fim import compute_fim
@@ -175,15 +175,11 @@ def _controls(
     stored = artifacts.load_model(model)
     observed = _observe(stored, samples)
     num_classes = len(stored.info.class_names)
-    head = read_head(stored.module, num_classes)
     kept_K = ~torch.isin(stored.codes.classes_K, torch.tensor(classes))
-    codes = [(stored.codes.images_KCHW[kept_K], stored.codes.classes_K[kept_K])]
-    features_KD = observe(stored.module, codes, num_classes).features_ND
-    return {
-        "original": observed.logits_NC,
-        "mask": observed.under(masked(head, classes)).logits_NC,
-        "soft-mask": observed.under(soft_masked(head, features_KD, classes)).logits_NC,
-    }
+    codes_KCHW = stored.codes.images_KCHW[kept_K]
+    heads = mask_heads(stored.module, codes_KCHW, classes, num_classes)
+    hidden = {name: observed.under(head).logits_NC for name, head in heads.items()}
+    return {"original": observed.logits_NC, **hidden}
 
 
 def _statistics(

@@ -11,11 +11,11 @@ from tiny_data import write_tiny
 from expunge import artifacts
 from expunge.artifacts import Codes, ModelInfo, StoredModel
 from expunge.config import PrepareDataConfig, TrainConfig
-from expunge.core.heads import masked, read_head, with_head
+from expunge.core.heads import MASK, SOFT_MASK, masked, read_head, with_head
 from expunge.errors import UserError
 from expunge.models import build_model
 from expunge.steps.attack import attack
-from expunge.steps.findings import HELD_OUT, MASK, ORIGINAL, SOFT_MASK, UNLEARNED, Findings
+from expunge.steps.findings import HELD_OUT, ORIGINAL, UNLEARNED, Findings
 from expunge.steps.prepare_data import prepare_data
 from expunge.steps.train import train
 

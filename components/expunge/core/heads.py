@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from expunge.core.fisher import evaluation_mode
 
+MASK, SOFT_MASK = "mask", "soft-mask"  # their names in reports
 # A logit that no image reaches, yet finite: minus infinity would make fine-tuning undefined.
 MASKED = -1e4
 # T of the soft mask: retrained models give the missing class about this much less than the others
@@ -143,3 +144,13 @@ def soft_masked(head: Head, retained_features_KD: Tensor, forget: Sequence[int])
     weight_CD[list(forget)] = -SOFT * mean_D / mean_D.square().sum()
     bias_C[list(forget)] = 0
     return Head(weight_CD, bias_C)
+
+
+def mask_heads(
+    model: nn.Module, retained_codes_KCHW: Tensor, forget: Sequence[int], num_classes: int
+) -> dict[str, Head]:
+    """The model's head under the mask and under the soft mask, by their names."""
+    head = read_head(model, num_classes)
+    batches = [(retained_codes_KCHW, torch.zeros(len(retained_codes_KCHW)))]
+    features_KD = observe(model, batches, num_classes).features_ND
+    return {MASK: masked(head, forget), SOFT_MASK: soft_masked(head, features_KD, forget)}

@@ -14,7 +14,7 @@ from expunge.core.attacks import head_swap
 from expunge.core.battery import Request
 from expunge.core.gate import Check
 from expunge.core.grades import Grade
-from expunge.core.heads import Head, Observed, masked, observe, read_head, soft_masked, with_head
+from expunge.core.heads import MASK, Head, Observed, mask_heads, read_head, with_head
 from expunge.core.judge import judge, outputs_forget
 from expunge.errors import UserError
 from expunge.oracles import NEEDED
@@ -23,9 +23,7 @@ from expunge.steps.determinism import deterministic
 from expunge.steps.device import best_device
 from expunge.steps.findings import (
     HELD_OUT,
-    MASK,
     ORIGINAL,
-    SOFT_MASK,
     UNLEARNED,
     Findings,
     anamnesis,
@@ -52,13 +50,7 @@ class _Case:
 
     def masks(self) -> dict[str, Head]:
         """The original's head, masked in both ways."""
-        head = read_head(self.original, self.num_classes)
-        codes = [(self.retained_codes_KCHW, torch.zeros(len(self.retained_codes_KCHW)))]
-        features_KD = observe(self.original, codes, self.num_classes).features_ND
-        return {
-            MASK: masked(head, self.forget),
-            SOFT_MASK: soft_masked(head, features_KD, self.forget),
-        }
+        return mask_heads(self.original, self.retained_codes_KCHW, self.forget, self.num_classes)
 
     def graded(self, tests: Mapping[str, Observed]) -> dict[str, Grade]:
         """The grade of each model by its outputs alone, on the forgotten classes' test images."""

@@ -9,16 +9,11 @@ from expunge.core import grades, metrics
 from expunge.core.attacks import RELEARN_STEPS
 from expunge.core.gate import Check
 from expunge.core.grades import Grade
+from expunge.core.heads import MASK, SOFT_MASK
 from expunge.core.judge import Judgement
 
 # How the models are named in reports. The held-out oracle is a control: it has to be forgotten.
-UNLEARNED, ORIGINAL, MASK, SOFT_MASK, HELD_OUT = (
-    "unlearned",
-    "original",
-    "mask",
-    "soft-mask",
-    "held-out",
-)
+UNLEARNED, ORIGINAL, HELD_OUT = "unlearned", "original", "held-out"
 
 
 @dataclass(frozen=True)
