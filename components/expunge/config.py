@@ -115,6 +115,34 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class ClaimConfig:
+    """What a forget run takes from the queue: every pending request of a model, or those named.
+
+    A dry run takes nothing, and forgets `classes` of `version` (0: the champion).
+    """
+
+    name: str
+    run: str  # the pipeline run's id, which `close_requests` finds the claim by
+    requests: tuple[str, ...] = ()
+    approval: bool = False  # whether each needs a second person's
+    lease_seconds: float = 6 * 3600  # a run on a cluster may wait for a GPU
+    holder: str | None = None
+    dry_run: bool = False
+    classes: tuple[int, ...] = ()
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        _within("lease_seconds", self.lease_seconds, 1, 30 * 24 * 3600)
+        _classes("classes", self.classes)
+        if not self.run:
+            raise UserError(
+                "the pipeline run has no id; EXPUNGE_PIPELINE_RUN has to name it in each step"
+            )
+        if self.dry_run and not self.classes:
+            raise UserError("classes is empty; a dry run needs at least one class to forget")
+
+
+@dataclass(frozen=True)
 class PerturbConfig:
     """What to forget, and how. `lambdas` is empty (chosen on the codes) or lambda1 and lambda2."""
 

@@ -1,7 +1,10 @@
 """Where the state lies: settings from the environment, read at each call."""
 
 import os
+import re
 from pathlib import Path
+
+PIPELINE_RUN, HOLDER = "EXPUNGE_PIPELINE_RUN", "EXPUNGE_HOLDER"
 
 
 def home() -> Path:
@@ -27,3 +30,23 @@ def tracking_uri() -> str:
 def artifact_root() -> str:
     """Where an SQLite store keeps its artifacts; a tracking server decides for itself."""
     return (home() / "mlartifacts").as_uri()
+
+
+def database_url() -> str:
+    """`EXPUNGE_DATABASE_URL`, or an SQLite file in the home folder: the ledger of requests."""
+    return os.environ.get("EXPUNGE_DATABASE_URL") or f"sqlite:///{home() / 'ledger.db'}"
+
+
+def pipeline_run() -> str | None:
+    """`EXPUNGE_PIPELINE_RUN`, the id of the pipeline run that a step is part of."""
+    return os.environ.get(PIPELINE_RUN) or None
+
+
+def holder() -> str | None:
+    """`EXPUNGE_HOLDER`, the process that runs a pipeline here (`expunge.holders`)."""
+    return os.environ.get(HOLDER) or None
+
+
+def redacted(text: str) -> str:
+    """The text with user names, passwords and query strings cut out of its addresses."""
+    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"://[^/\s@'\"]+@", "://", text))

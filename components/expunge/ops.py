@@ -10,7 +10,7 @@ from functools import partial
 from typing import List, NamedTuple
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, PipelineTaskFinalStatus
 
 from expunge import __version__
 
@@ -30,12 +30,13 @@ def prepare_data(
     """Turn a data source into a data set folder."""
     from pathlib import Path
 
-    from expunge import environment
+    from expunge import environment, records
     from expunge.config import PrepareDataConfig
     from expunge.steps.prepare_data import prepare_data
 
     config = PrepareDataConfig(source, environment.data_root(), image_size, tuple(splits))
     prepare_data(config, Path(dataset.path))
+    records.wrote(dataset, "dataset")
 
 
 @step
@@ -68,7 +69,7 @@ def train(
     """
     from pathlib import Path
 
-    from expunge import artifacts, environment, registry
+    from expunge import artifacts, environment, records, registry
     from expunge.config import TrainConfig
     from expunge.steps.train import train
 
@@ -98,24 +99,71 @@ def train(
         on_epoch=registry.epoch_logger(name, kind, seed),
     )
     artifacts.write_json(Path(report.path), outcome)
+    records.wrote(model, "model")
 
 
 @step
-def load_version(
+def claim_requests(
     model: Output[Model],
     name: str,
-    version: int = 0,
+    requests: List[str] = [],
+    approval: bool = False,
+    lease_seconds: float = 21600.0,
+    dry_run: bool = False,
     classes: List[int] = [],
+    version: int = 0,
 ) -> NamedTuple(
-    "Loaded", [("version", int), ("reference", str), ("source", str), ("image_size", int)]
+    "Claimed",
+    [
+        ("Output", bool),
+        ("token", int),
+        ("requests", List[str]),
+        ("classes", List[int]),
+        ("version", int),
+        ("reference", str),
+        ("source", str),
+        ("image_size", int),
+    ],
 ):
-    """Fetch a registered version (0: the champion) that can forget the classes."""
+    """Take every pending request of a model, or those named, and fetch its champion.
+
+    `Output` says whether there was any: kfp's local runner finds a condition's value by that name.
+    """
     from pathlib import Path
 
-    from expunge.steps.load_version import Loaded, load_version
+    from expunge import environment, records
+    from expunge.config import ClaimConfig
+    from expunge.steps.claim_requests import claim_requests
 
-    found: Loaded = load_version(name, version, Path(model.path), [int(index) for index in classes])
-    return (found.version, found.reference, found.source, found.image_size)
+    config = ClaimConfig(
+        name=name,
+        run=environment.pipeline_run() or "",
+        requests=tuple(requests),
+        approval=approval,
+        lease_seconds=lease_seconds,
+        holder=environment.holder(),
+        dry_run=dry_run,
+        classes=tuple(int(index) for index in classes),
+        version=version,
+    )
+    outcome = claim_requests(config, Path(model.path))
+    records.wrote(model, "model")
+    return tuple(outcome)
+
+
+@step
+def close_requests(name: str, status: PipelineTaskFinalStatus, attempts: int = 5) -> None:
+    """Settle each request that this run holds still, however the run went."""
+    from expunge import environment
+    from expunge.steps.close_requests import close_requests
+
+    close_requests(
+        name,
+        environment.pipeline_run() or "",
+        state=status.state,
+        error=status.error_message or "",
+        attempts=attempts,
+    )
 
 
 @step
@@ -130,10 +178,12 @@ def load_oracles(
     """Fetch the models retrained without the classes, and say which splits they ask for."""
     from pathlib import Path
 
+    from expunge import records
     from expunge.steps.load_oracles import load_oracles
 
     indices = [int(index) for index in classes]
     found = load_oracles(Path(base.path), Path(oracles.path), name, indices, grade, version)
+    records.wrote(oracles, "oracles")
     return (found.oracles, found.splits)
 
 
@@ -173,13 +223,14 @@ def compute_fim(
     """Fisher information on the codes: the total, or what forgetting the classes needs."""
     from pathlib import Path
 
-    from expunge import artifacts
+    from expunge import artifacts, records
     from expunge.steps.compute_fim import compute_fim
 
     outcome = compute_fim(
         Path(model.path), Path(fisher.path), classes=[int(index) for index in classes]
     )
     artifacts.write_json(Path(report.path), outcome)
+    records.wrote(fisher, "fisher", of=model)
 
 
 @step
@@ -197,7 +248,7 @@ def perturb(
     """Forget the classes: one change of the weights, chosen on the codes alone."""
     from pathlib import Path
 
-    from expunge import artifacts
+    from expunge import artifacts, records
     from expunge.config import PerturbConfig
     from expunge.steps.perturb import perturb
 
@@ -206,6 +257,7 @@ def perturb(
         config, Path(model.path), Path(fisher.path), Path(unlearned.path), parent=parent
     )
     artifacts.write_json(Path(report.path), outcome)
+    records.wrote(unlearned, "model")
 
 
 @step
@@ -213,11 +265,12 @@ def export_onnx(model: Input[Model], onnx: Output[Model], report: Output[Artifac
     """Write a model as one ONNX graph that takes raw pixels."""
     from pathlib import Path
 
-    from expunge import artifacts
+    from expunge import artifacts, records
     from expunge.steps.export_onnx import export_onnx
 
     outcome = export_onnx(Path(model.path), Path(onnx.path))
     artifacts.write_json(Path(report.path), outcome)
+    records.wrote(onnx, "onnx", of=model)
 
 
 @step
@@ -306,22 +359,34 @@ def register(
     fisher: Input[Artifact],
     onnx: Input[Model],
     validation: Input[Artifact],
+    requests: List[str] = [],
 ) -> int:
     """Register what the gate let pass as a new version, and return its number."""
     from pathlib import Path
 
     from expunge.steps.register import register
 
-    paths = [Path(port.path) for port in (model, fisher, onnx, validation)]
-    return register(name, kind, *paths)["version"]
+    outcome = register(
+        name,
+        kind,
+        Path(model.path),
+        Path(fisher.path),
+        Path(onnx.path),
+        Path(validation.path),
+        requests,
+    )
+    return outcome["version"]
 
 
 @step
-def promote(name: str, version: int, expected: int = 0) -> None:
-    """Make a version the champion, if the champion is still the expected one (0: none)."""
+def promote(name: str, version: int, expected: int = 0, token: int = 0) -> None:
+    """Make a version the champion, if the champion is still the expected one (0: none).
+
+    `token` is that of the claim which the version fulfils (0: it comes from no request).
+    """
     from expunge.steps.promote import promote
 
-    promote(name, version, expected or None)
+    promote(name, version, expected or None, token or None)
 
 
 STEPS = {
@@ -329,7 +394,7 @@ STEPS = {
     for component in (
         prepare_data,
         train,
-        load_version,
+        claim_requests,
         load_oracles,
         find_oracle,
         keep_oracle,
@@ -341,5 +406,6 @@ STEPS = {
         record,
         register,
         promote,
+        close_requests,
     )
 }

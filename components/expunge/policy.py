@@ -5,12 +5,14 @@
     forget_error: 0.99      # lowest error on a forgotten class
     worst_drop: 0.05        # largest drop of a retained class
     block: [forget_error, erased_stay_erased, retain_accuracy_drop, head_recovery]
+    approval: true          # a second person approves each request; false by default
 
-Each key is a field of `GateConfig`; one that is left out keeps its default.
+Each key but the last is a field of `GateConfig`; one that is left out keeps its default.
 """
 
 import dataclasses
 import math
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,18 @@ from expunge.config import GateConfig
 from expunge.errors import UserError
 
 NUMBERS = ("forget_error", "budget", "worst_drop")
-KEYS = ("grade", *NUMBERS, "block")
+KEYS = ("grade", *NUMBERS, "block", "approval")
 
 
-def load_policy(path: Path, **overrides: float | None) -> GateConfig:
+@dataclass(frozen=True)
+class Policy:
+    """What the gate asks for, and whether a request needs a second person's approval."""
+
+    gate: GateConfig = field(default_factory=GateConfig)
+    approval: bool = False
+
+
+def load_policy(path: Path, **overrides: float | None) -> Policy:
     """What the file sets, with those of `overrides` that are not None in its place.
 
     Raises:
@@ -31,11 +41,13 @@ def load_policy(path: Path, **overrides: float | None) -> GateConfig:
             override is out of range.
     """
     try:
-        policy = GateConfig(**_read(path))
+        raw = _read(path)
+        approval = raw.pop("approval", False)
+        gate = GateConfig(**raw)
     except UserError as error:
         raise UserError(f"policy {path}: {error}") from error
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
-    return dataclasses.replace(policy, **given)
+    return Policy(dataclasses.replace(gate, **given), approval)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -63,6 +75,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_kind(key: str, value: Any) -> None:
     if key == "block":
         right, expected = _is_texts(value), "a list of checks"
+    elif key == "approval":
+        right, expected = isinstance(value, bool), "true or false"
     elif key == "grade":
         right, expected = isinstance(value, str), "suppressed or forgotten"
     else:

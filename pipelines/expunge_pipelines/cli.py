@@ -14,12 +14,22 @@ from typing import Any
 import click
 
 from expunge import __version__, environment
-from expunge.config import RULES, GateConfig, TrainConfig
+from expunge.config import GateConfig, TrainConfig
 from expunge.errors import ExpungeError, OperationalError, RefusedError, UserError
 from expunge.oracles import NEEDED
+from expunge.policy import Policy
+from expunge.states import ATTEMPTS, FULFILLED
 from expunge.verdicts import UNTRUSTWORTHY, verdict
 from expunge_pipelines import show
-from expunge_pipelines.options import gate_options, json_option, listed, training_options
+from expunge_pipelines.options import (
+    by_option,
+    json_option,
+    listed,
+    policy_options,
+    rule_option,
+    training_options,
+)
+from expunge_pipelines.request_commands import request
 
 INTERRUPTED = (
     "interrupted; `expunge models` shows what is champion, and a training that is started again "
@@ -129,12 +139,14 @@ def train(
 @cli.command()
 @click.argument("name")
 @click.option("--classes", required=True, help="Classes to forget: 3,5 or names.")
-@click.option("--rule", type=click.Choice(RULES), default="auto", show_default=True)
+@rule_option
 @click.option("--lambda1", type=float, help="The paper's, with --rule paper; else chosen.")
 @click.option("--lambda2", type=float, help="The paper's, with --rule paper; else chosen.")
 @click.option("--base-version", type=int, help="The version to start from; the champion if not.")
 @click.option("--dry-run", is_flag=True, help="Validate, and register nothing.")
-@gate_options
+@click.option("--reason", default="", help="Why; kept with the request that this files.")
+@by_option
+@policy_options
 @json_option
 def forget(
     name: str,
@@ -144,25 +156,65 @@ def forget(
     lambda2: float | None,
     base_version: int | None,
     dry_run: bool,
-    gate: GateConfig,
+    reason: str,
+    by: str,
+    policy: Policy,
     as_json: bool,
 ) -> int:
     """Forget classes of model NAME in one shot; promote the result if the gate passes."""
-    from expunge_pipelines import jobs
+    from expunge_pipelines import forgetting
 
-    result = jobs.forget(
+    result = forgetting.forget(
         name,
         listed(classes),
         rule=rule,
         lambdas=tuple(value for value in (lambda1, lambda2) if value is not None),
-        gate=gate,
+        policy=policy,
         base_version=base_version,
         dry_run=dry_run,
+        reason=reason,
+        by=by,
         on_start=show.step_started,
     )
     show.result(result, as_json, show.forgetting)
     _warn_of_page(result)
     return _gate_code(result)
+
+
+cli.add_command(request)
+
+
+@cli.command("run-requests")
+@click.argument("name", required=False)
+@rule_option
+@click.option(
+    "--attempts",
+    type=click.IntRange(1, 1000),
+    default=ATTEMPTS,
+    show_default=True,
+    help="Failed runs after which a request is parked for a person to look.",
+)
+@policy_options
+@json_option
+def run_requests(name: str | None, rule: str, attempts: int, policy: Policy, as_json: bool) -> int:
+    """Process what is pending, of model NAME or of all; what cron or a timer calls."""
+    from expunge_pipelines import forgetting
+
+    result = forgetting.run_requests(
+        name, rule=rule, policy=policy, attempts=attempts, on_start=show.step_started
+    )
+    show.result(result, as_json, show.processed)
+    return _queue_code(result)
+
+
+@cli.command()
+@click.argument("name")
+@json_option
+def reconcile(name: str, as_json: bool) -> None:
+    """Put MLflow's aliases of NAME where the ledger says, whoever moved them."""
+    from expunge_pipelines import jobs
+
+    show.result(jobs.reconcile(name), as_json, show.reconciled)
 
 
 @cli.command()
@@ -269,6 +321,21 @@ def _warn_of_page(result: Mapping[str, Any]) -> None:
             f"and space); it is report.html of MLflow run {result['run_id']}",
             err=True,
         )
+
+
+def _queue_code(result: Mapping[str, Any]) -> int:
+    """3 where a run failed or its measurement cannot be trusted, 1 where a request is still due."""
+    code = 0
+    for run in result["runs"]:
+        if "error" in run:
+            click.echo(f"expunge: {run['model']}: {run['error']}", err=True)
+            code = OperationalError.exit_code
+        else:
+            _warn_of_page(run)
+            if verdict(run) == UNTRUSTWORTHY:
+                code = _gate_code(run)
+    due = any(entry["state"] != FULFILLED for entry in result["requests"])
+    return code or (RefusedError.exit_code if due else 0)
 
 
 def _gate_code(result: Mapping[str, Any]) -> int:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from expunge import environment, registry
+from expunge import environment, records, registry
 from expunge.config import TrainConfig
 from expunge.errors import OperationalError
-from expunge_pipelines import jobs
+from expunge_pipelines import forgetting, jobs
 
 FORGOTTEN = 3
 # 1,438 images are few: 32 a step for 60 epochs at 0.05 are the steps that a network of sigmoid
@@ -19,12 +19,15 @@ def run_demo(on_start: Callable[[str], None] = lambda _: None) -> dict[str, Any]
     """Train on the digits, forget class 3, promote; what both pipelines gave, and where it lies."""
     name = _free_name()
     trained = jobs.train(name, "digits", RECIPE, on_start=on_start)
-    forgotten = jobs.forget(name, [str(FORGOTTEN)], on_start=on_start)
+    forgotten = forgetting.forget(name, [str(FORGOTTEN)], on_start=on_start)
     onnx = None
     if forgotten["version"]:
         champion = registry.resolve(name)
         with suppress(OSError, OperationalError):  # what was promoted stands without a copy of it
-            onnx = str(registry.export_file(champion, environment.home() / "exports"))
+            copy = registry.export_file(champion, environment.home() / "exports")
+            left = registry.model_info(champion).retained
+            records.wrote_folder(copy, "onnx", left, name)
+            onnx = str(copy)
     return {
         "model": name,
         "train": trained,

@@ -1,8 +1,9 @@
-"""The forget pipeline: from a registered version to one that has forgotten classes."""
+"""The forget pipeline: from requests in the queue to a champion that has forgotten."""
 
 from typing import List
 
 from kfp import dsl
+from kfp.dsl import PipelineTask
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
@@ -14,11 +15,15 @@ def build_forget(place: Place) -> BaseComponent:
 
     @dsl.pipeline(
         name="expunge-forget",
-        description="Forget classes in one shot, export, validate, report, register and promote.",
+        description="Take requests, forget in one shot, validate, report, register and promote.",
     )
     def forget(
         name: str,
-        classes: List[int],
+        requests: List[str] = [],
+        approval: bool = False,
+        attempts: int = 5,
+        lease_seconds: float = 21600.0,
+        classes: List[int] = [],
         version: int = 0,
         rule: str = "auto",
         lambdas: List[float] = [],
@@ -30,80 +35,123 @@ def build_forget(place: Place) -> BaseComponent:
         block: List[str] = [],
         dry_run: bool = False,
     ) -> None:
-        """Nothing is registered unless the gate passes; a dry run ends there."""
-        base = place(ops.load_version(name=name, version=version, classes=classes))
-        retrained = place(
-            ops.load_oracles(
-                base=base.outputs["model"],
-                name=name,
-                classes=classes,
-                grade=grade,
-                version=base.outputs["version"],
-            )
-        )
-        data = place(
-            ops.prepare_data(
-                source=base.outputs["source"],
-                image_size=base.outputs["image_size"],
-                splits=retrained.outputs["splits"],
-            )
-        )
-        terms = place(ops.compute_fim(model=base.outputs["model"], classes=classes))
-        changed = place(
-            ops.perturb(
-                model=base.outputs["model"],
-                fisher=terms.outputs["fisher"],
-                classes=classes,
-                parent=base.outputs["reference"],
-                rule=rule,
-                lambdas=lambdas,
-                budget=budget,
-            )
-        )
-        model = changed.outputs["unlearned"]
-        exported = place(ops.export_onnx(model=model))
-        gate = place(
-            ops.validate(
-                dataset=data.outputs["dataset"],
-                model=model,
-                onnx=exported.outputs["onnx"],
-                base=base.outputs["model"],
-                oracles=retrained.outputs["oracles"],
-                classes=classes,
-                forget_error=forget_error,
-                budget=budget,
-                worst_drop=worst_drop,
-                onnx_atol=onnx_atol,
-                grade=grade,
-                block=block,
-            )
-        )
-        shown = place(ops.report(validation=gate.outputs["report"], work=changed.outputs["report"]))
-        recorded = place(
-            ops.record(
-                kind="forget",
-                name=name,
-                validation=gate.outputs["report"],
-                export=exported.outputs["report"],
-                work=changed.outputs["report"],
-                page=shown.outputs["page"],
-            )
-        )
-        passed = gate.outputs["Output"] == True  # noqa: E712 (kfp's condition)
-        with dsl.If(passed, "gate-passed"), dsl.If(dry_run == False, "not-a-dry-run"):  # noqa: E712
-            total = place(ops.compute_fim(model=model)).after(recorded)
-            registered = place(
-                ops.register(
-                    kind="forget",
+        """Every pending request of a model, or `requests`; with an empty queue it is over at once.
+
+        Nothing is registered unless the gate passes. A dry run takes `classes` of `version`, no
+        request, and ends there.
+        """
+        settled = place(ops.close_requests(name=name, attempts=attempts))
+        with dsl.ExitHandler(settled, "requests-are-settled"):
+            base = place(
+                ops.claim_requests(
                     name=name,
-                    model=model,
-                    fisher=total.outputs["fisher"],
-                    onnx=exported.outputs["onnx"],
-                    validation=gate.outputs["report"],
+                    requests=requests,
+                    approval=approval,
+                    lease_seconds=lease_seconds,
+                    dry_run=dry_run,
+                    classes=classes,
+                    version=version,
                 )
             )
-            place(
-                ops.promote(name=name, version=registered.output, expected=base.outputs["version"])
-            )
+            with dsl.If(base.outputs["Output"] == True, "something-to-forget"):  # noqa: E712
+                _forget_claimed(place, base, name, rule, lambdas, budget, forget_error,
+                                worst_drop, onnx_atol, grade, block, dry_run)  # fmt: skip
 
     return forget
+
+
+def _forget_claimed(
+    place: Place,
+    base: PipelineTask,
+    name: str,
+    rule: str,
+    lambdas: List[float],
+    budget: float,
+    forget_error: float,
+    worst_drop: float,
+    onnx_atol: float,
+    grade: str,
+    block: List[str],
+    dry_run: bool,
+) -> None:
+    """The tasks from the version that `base` fetched to a new champion."""
+    classes = base.outputs["classes"]
+    retrained = place(
+        ops.load_oracles(
+            base=base.outputs["model"],
+            name=name,
+            classes=classes,
+            grade=grade,
+            version=base.outputs["version"],
+        )
+    )
+    data = place(
+        ops.prepare_data(
+            source=base.outputs["source"],
+            image_size=base.outputs["image_size"],
+            splits=retrained.outputs["splits"],
+        )
+    )
+    terms = place(ops.compute_fim(model=base.outputs["model"], classes=classes))
+    changed = place(
+        ops.perturb(
+            model=base.outputs["model"],
+            fisher=terms.outputs["fisher"],
+            classes=classes,
+            parent=base.outputs["reference"],
+            rule=rule,
+            lambdas=lambdas,
+            budget=budget,
+        )
+    )
+    model = changed.outputs["unlearned"]
+    exported = place(ops.export_onnx(model=model))
+    gate = place(
+        ops.validate(
+            dataset=data.outputs["dataset"],
+            model=model,
+            onnx=exported.outputs["onnx"],
+            base=base.outputs["model"],
+            oracles=retrained.outputs["oracles"],
+            classes=classes,
+            forget_error=forget_error,
+            budget=budget,
+            worst_drop=worst_drop,
+            onnx_atol=onnx_atol,
+            grade=grade,
+            block=block,
+        )
+    )
+    shown = place(ops.report(validation=gate.outputs["report"], work=changed.outputs["report"]))
+    recorded = place(
+        ops.record(
+            kind="forget",
+            name=name,
+            validation=gate.outputs["report"],
+            export=exported.outputs["report"],
+            work=changed.outputs["report"],
+            page=shown.outputs["page"],
+        )
+    )
+    passed = gate.outputs["Output"] == True  # noqa: E712 (kfp's condition)
+    with dsl.If(passed, "gate-passed"), dsl.If(dry_run == False, "not-a-dry-run"):  # noqa: E712
+        total = place(ops.compute_fim(model=model)).after(recorded)
+        registered = place(
+            ops.register(
+                kind="forget",
+                name=name,
+                model=model,
+                fisher=total.outputs["fisher"],
+                onnx=exported.outputs["onnx"],
+                validation=gate.outputs["report"],
+                requests=base.outputs["requests"],
+            )
+        )
+        place(
+            ops.promote(
+                name=name,
+                version=registered.output,
+                expected=base.outputs["version"],
+                token=base.outputs["token"],
+            )
+        )

@@ -7,26 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from expunge import champions, environment, ledger, registry, states
 from expunge import classes as requests
-from expunge import environment, registry
 from expunge.config import (
     ARCHITECTURES,
     GateConfig,
-    PerturbConfig,
     PrepareDataConfig,
     TrainConfig,
 )
-from expunge.errors import UserError
-from expunge.oracles import (
-    SUFFIX,
-    check_enough,
-    check_no_oracles,
-    holds_oracles,
-    recipe_key,
-    request,
-)
+from expunge.errors import OperationalError, UserError
+from expunge.oracles import SUFFIX, check_no_oracles, holds_oracles
+from expunge_pipelines.holding import holding, new_run
 from expunge_pipelines.local import run_locally
-from expunge_pipelines.tracking import exported_page, registered, reports, tracked
+from expunge_pipelines.tracking import registered, reports, tracked
 
 Started = Callable[[str], None]
 
@@ -56,10 +49,16 @@ def train(
             "oracles; choose another"
         )
     _check_known(source, image_size, config.arch)
-    known = registry.versions(name) if registry.has_model(name) else []
-    champion = next((v for v in known if "champion" in v.aliases), None)
-    erased = registry.erased_classes(name) if known else frozenset()
-    chosen = _left_out(champion, without) | erased
+    serving = champions.reconcile(name).champion
+    known = {version.version: version for version in registry.versions(name)}
+    erased = champions.erased(name)
+    chosen = _left_out(known.get(serving or 0), without) | set(erased)
+    asked = {
+        index: request.id
+        for request in ledger.list_requests(name, states.OPEN)
+        for index in request.classes
+        if index not in chosen
+    }
     arguments: dict[str, Any] = {
         "name": name,
         "source": absolute_source(source),
@@ -68,21 +67,28 @@ def train(
         "without": sorted(chosen),
         "chance_factor": gate.chance_factor,
         "onnx_atol": gate.onnx_atol,
-        "expected": champion.version if champion else 0,
+        "expected": serving or 0,
     }
     from expunge_pipelines.resources import anywhere
     from expunge_pipelines.train import build_train
 
-    with tracked("train", name, arguments) as run_id:
+    with holding(name, new_run()), tracked("train", name, arguments) as run_id:
         run = run_locally(build_train(anywhere), arguments, on_start=on_start)
     kept = reports(run_id)
     validation = kept["validation"]
+    version = registered(name, run_id)
     return {
         "model": name,
-        "version": registered(name, run_id),
-        "replaced": champion.version if champion else None,
+        "version": version,
+        "replaced": serving,
         "without": sorted(chosen),
         "erased": sorted(erased),
+        "asked": {str(index): asked[index] for index in sorted(asked)},
+        "fulfilled": [
+            request.id
+            for request in ledger.list_requests(name, [states.FULFILLED])
+            if version is not None and request.version == version
+        ],
         "after": validation["after"],
         "training": kept["work"],
         "checks": validation["checks"],
@@ -94,96 +100,6 @@ def train(
     }
 
 
-def forget(
-    name: str,
-    wanted: Sequence[str],
-    *,
-    rule: str = "auto",
-    lambdas: tuple[float, ...] = (),
-    gate: GateConfig | None = None,
-    base_version: int | None = None,
-    dry_run: bool = False,
-    on_start: Started = lambda _: None,
-) -> dict[str, Any]:
-    """Forget classes of `name`, given by index or name, and promote what passes the gate.
-
-    It is compared with the oracles that there are (`expunge_pipelines.retraining`).
-
-    Raises:
-        ExpungeError: the request is wrong, or a step failed. Nothing was promoted.
-    """
-    check_no_oracles(name)
-    gate = gate or GateConfig()
-    base = registry.resolve(name, base_version)
-    if not dry_run and "champion" not in base.aliases:
-        champion = registry.resolve(name)
-        raise UserError(
-            f"version {base.version} of {name!r} is not the champion, {champion.version} is, and "
-            "only what was checked against the champion can replace it; leave --base-version out, "
-            "or add --dry-run"
-        )
-    info = registry.model_info(base)
-    chosen = requests.find_classes(info, wanted)
-    requests.check_forgettable(info, chosen)
-    PerturbConfig(chosen, rule, lambdas, gate.budget)  # a wrong setting ends here, not in a step
-    if gate.grade == "forgotten":
-        kept_oracles = registry.oracles(name, recipe_key(info, chosen))
-        check_enough(name, info, chosen, len(kept_oracles), gate.grade, base.version)
-    arguments: dict[str, Any] = {
-        "name": name,
-        "classes": list(chosen),
-        "version": base.version,
-        "rule": rule,
-        "lambdas": list(lambdas),
-        "budget": gate.budget,
-        "forget_error": gate.forget_error,
-        "worst_drop": gate.worst_drop,
-        "onnx_atol": gate.onnx_atol,
-        "grade": gate.grade,
-        "block": list(gate.block),
-        "dry_run": dry_run,
-    }
-    from expunge_pipelines.forget import build_forget
-    from expunge_pipelines.resources import anywhere
-
-    with tracked("forget", name, arguments) as run_id:
-        run = run_locally(build_forget(anywhere), arguments, on_start=on_start)
-    kept = reports(run_id)
-    validation, work = kept["validation"], kept["work"]
-    return {
-        "model": name,
-        "base_version": base.version,
-        "classes": list(chosen),
-        "request": request(name, info, chosen, base.version),
-        **{key: work[key] for key in ("rule", "sign", "strength", "lambdas")},
-        "before": validation["before"],
-        "after": validation["after"],
-        **{key: validation[key] for key in _VERDICT},
-        "version": registered(name, run_id),
-        "dry_run": dry_run,
-        "report": exported_page(name, run_id),
-        "run_id": run_id,
-        "forgetting": work,
-        "seconds": dict(run.seconds),
-        "total_seconds": run.total,
-    }
-
-
-# What the forget's result has of the validation's report as it is.
-_VERDICT = (
-    "checks",
-    "grade",
-    "needed",
-    "passed",
-    "trustworthy",
-    "problems",
-    "reasons",
-    "unmade",
-    "controls",
-    "oracles",
-    "attacks",
-    "depth",
-)
 # What the train pipeline takes from the recipe as it is; `without` is completed first.
 _TRAIN_FIELDS = tuple(f for f in TrainConfig.__dataclass_fields__ if f != "without")
 
@@ -257,6 +173,33 @@ def rollback(name: str) -> dict[str, Any]:
         RefusedError: the previous champion remembers a class that was erased since.
     """
     check_no_oracles(name)
-    replaced = registry.resolve(name)
-    restored = registry.rollback(name)
-    return {"model": name, "version": restored.version, "replaced": replaced.version}
+    version, replaced = champions.rollback(name)
+    return {"model": name, "version": version, "replaced": replaced}
+
+
+def reconcile(name: str) -> dict[str, Any]:
+    """Put MLflow's aliases where the ledger says, and settle what the champion fulfils.
+
+    Raises:
+        UserError: there is no such model.
+        OperationalError: the champion's version was deleted from the registry.
+    """
+    check_no_oracles(name)
+    found = champions.reconcile(name)
+    if found.champion is None:
+        registry.resolve(name)  # raises, with what there is
+    if found.missing:
+        raise OperationalError(
+            f"version {found.champion}, the champion of {name!r}, was deleted from the registry, "
+            f"and nothing serves; train a new one with `expunge train {name}`, or take the one "
+            f"before with `expunge rollback {name}`"
+        )
+    return {
+        "model": name,
+        "champion": found.champion,
+        "restored": [
+            {"alias": alias, "found": stood, "restored": put}
+            for alias, (stood, put) in found.restored.items()
+        ],
+        "fulfilled": [request.id for request in found.fulfilled],
+    }

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from expunge import environment, errors
+from expunge import environment, errors, holders, ledger
 from expunge.errors import ExpungeError, OperationalError
+from expunge_pipelines.variables import variables
 
 _COLOUR = re.compile(r"\x1b\[\d+m")
 _STARTED = re.compile(r"Executing task '([\w-]+)'")
@@ -26,6 +27,8 @@ _OURS = re.compile(r"\s*expunge\.errors\.(\w+): (.*)")
 _OTHER = re.compile(r"\s*(?:\w+\.)*([A-Z]\w*(?:Error|Exception)\b.*)")
 _KILLED = re.compile(r"\s*Killed\s*")
 _FULL_DISK = "No space left on device"
+LAST = ("close_requests",)  # exit handlers: they run after a failure too, and change no verdict
+HOLDER = "holder"  # the file in a run's folder that says which process runs it
 PATIENCE = 10.0  # seconds that a step gets to end after each signal
 
 
@@ -36,8 +39,8 @@ class StepLog(io.TextIOBase):
     `seconds` has an entry for each step that ended, in order; a step that runs twice in a pipeline
     has its number behind its name, as kfp gives it. `raised` is the last error of ours that a step
     ended with, rebuilt from the last line of its traceback, and `died` the last sign of another
-    end. After a step that failed no other may start: kfp would go on with those that do not depend
-    on it.
+    end. After a step that failed no other may start but an exit handler: kfp would go on with those
+    that do not depend on it.
     """
 
     path: Path
@@ -65,14 +68,20 @@ class StepLog(io.TextIOBase):
 
     def _read(self, line: str) -> None:
         if started := _STARTED.search(line):
-            if self.failed:
+            step = started[1].replace("-", "_")
+            if self.failed and step not in LAST:
                 raise self.failure()
-            self.step, self._since = started[1].replace("-", "_"), time.monotonic()
-            self.raised, self.died = None, ""  # what an earlier step got over is no reason
-            self.on_start(self.step)
+            self._since = time.monotonic()
+            self.on_start(step)
+            if not self.failed:
+                self.step = step
+                self.raised, self.died = None, ""  # what an earlier step got over is no reason
         elif ended := _ENDED.search(line):
-            self.seconds[self.step] = time.monotonic() - self._since
-            self.failed = ended[2] == "FAILURE"
+            step = ended[1].replace("-", "_")
+            self.seconds[step] = time.monotonic() - self._since
+            self.failed = self.failed or ended[2] == "FAILURE"
+        elif self.failed:
+            return  # the reason is known, and what an exit handler says is none
         elif ours := _OURS.match(line):
             kind = getattr(errors, ours[1], ExpungeError)
             self.raised = kind(ours[2])
@@ -108,7 +117,8 @@ def run_locally(
     """Run a pipeline with its arguments, in a folder of its own under `<home>/runs`.
 
     The folder is removed at the end; after a failure its log stays, and nothing else, since what
-    the steps hand on remembers the classes that are to be forgotten.
+    the steps hand on remembers the classes that are to be forgotten. What a run that was killed
+    left of it is removed by the next.
 
     Raises:
         ExpungeError: a step ended with one; it is raised here as if no process were between.
@@ -120,7 +130,9 @@ def run_locally(
     root, since = environment.home() / "runs", time.monotonic()
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(root)
         work = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=root))
+        (work / HOLDER).write_text(holders.this_process())
         log = StepLog(work / "log.txt", on_start)
         with _only_the_log_stays(work), _steps_environment(work), _no_step_left():
             local.init(
@@ -139,6 +151,8 @@ def run_locally(
             "permissions"
         ) from error
     shutil.rmtree(work, ignore_errors=True)
+    with suppress(ExpungeError):  # the pipeline is over; a ledger that is down is no failure of it
+        ledger.note_removed(str(work))
     return LocalRun(log.seconds, time.monotonic() - since)
 
 
@@ -147,10 +161,25 @@ def _only_the_log_stays(work: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for entry in work.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
+        _keep_the_log(work)
         raise
+
+
+def _keep_the_log(work: Path) -> None:
+    (work / HOLDER).unlink(missing_ok=True)
+    for entry in work.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+    with suppress(ExpungeError):  # what failed may be the ledger
+        ledger.note_removed(str(work))
+
+
+def _remove_leftovers(root: Path) -> None:
+    """All but the logs of runs whose process was killed."""
+    for mark in root.glob(f"*/{HOLDER}"):
+        with suppress(OSError):  # the run has just ended by itself
+            if holders.has_ended(mark.read_text()):
+                _keep_the_log(mark.parent)
 
 
 @contextmanager
@@ -187,15 +216,6 @@ def _steps_environment(work: Path) -> Iterator[None]:
     if sys.stderr.isatty():
         with suppress(OSError):  # a container may have a terminal and no name for it
             added["EXPUNGE_TTY"] = os.ttyname(sys.stderr.fileno())
-    saved = {key: os.environ.get(key) for key in added}
-    os.environ.update(added)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # kfp doubts an image whose name does not say python
-            yield
-    finally:
-        for key, value in saved.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+    with variables(**added), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # kfp doubts an image whose name does not say python
+        yield

@@ -1,5 +1,6 @@
 """Options that belong together: each group is handed on to its command as one settings object."""
 
+import getpass
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any
 
 import click
 
-from expunge.config import AUGMENTATIONS, PRECISIONS, SCHEDULES, GateConfig, TrainConfig
-from expunge.policy import load_policy
+from expunge.config import AUGMENTATIONS, PRECISIONS, RULES, SCHEDULES, GateConfig, TrainConfig
+from expunge.policy import Policy, load_policy
 
 Command = Callable[..., Any]
 
@@ -19,6 +20,24 @@ def _number(text: str) -> float | None:
         return float(text) if text else None
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a valid float.") from error
+
+
+def rule_option(command: Command) -> Command:
+    """`--rule`."""
+    return click.option("--rule", type=click.Choice(RULES), default="auto", show_default=True)(
+        command
+    )
+
+
+def by_option(command: Command) -> Command:
+    """`--by`, the person who does this."""
+    return click.option(
+        "--by",
+        default="",
+        envvar="EXPUNGE_USER",
+        callback=lambda _context, _option, value: value or getpass.getuser(),
+        help="Who does this.  [default: EXPUNGE_USER, or your user name here]",
+    )(command)
 
 
 def json_option(command: Command) -> Command:
@@ -33,15 +52,20 @@ def listed(text: str) -> list[str]:
     return [part for part in (piece.strip() for piece in text.split(",")) if part]
 
 
-def gate_options(command: Command) -> Command:
-    """The policy of a forget, and what overrides it, handed on as one `GateConfig`."""
+policy_option = click.option(
+    "--policy",
+    default="",
+    envvar="EXPUNGE_POLICY",
+    help="A YAML file with any of grade, budget, forget_error, worst_drop, block and approval.  "
+    "[default: what EXPUNGE_POLICY names]",
+)
+
+
+def policy_options(command: Command) -> Command:
+    """The policy of a forget, and what overrides it, handed on as one `Policy`."""
     defaults = GateConfig()
 
-    @click.option(
-        "--policy",
-        default="",
-        help="A YAML file with any of grade, budget, forget_error, worst_drop and block.",
-    )
+    @policy_option
     @click.option(
         "--budget",
         type=_number,
@@ -76,13 +100,17 @@ def gate_options(command: Command) -> Command:
             "forget_error": forget_error,
             "worst_drop": worst_drop,
         }
-        if policy:
-            gate = load_policy(Path(policy), **given)
-        else:
-            gate = GateConfig(**{key: value for key, value in given.items() if value is not None})
-        return command(gate=gate, **options)
+        return command(policy=read_policy(policy, **given), **options)
 
     return wrapped
+
+
+def read_policy(path: str, **overrides: float | None) -> Policy:
+    """The policy in a file, or the default one for no file, with those overrides that are set."""
+    if path:
+        return load_policy(Path(path), **overrides)
+    given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
+    return Policy(GateConfig(**given))
 
 
 _RECIPE = TrainConfig(arch="mlp")
@@ -120,4 +148,15 @@ def training_options(command: Command) -> Command:
 
     for option in reversed(_TRAINING):
         wrapped = option(wrapped)
+    return wrapped
+
+
+def gate_options(command: Command) -> Command:
+    """Only the gate of the policy."""
+
+    @policy_options
+    @wraps(command)
+    def wrapped(policy: Policy, **options: Any) -> Any:
+        return command(gate=policy.gate, **options)
+
     return wrapped

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from expunge.environment import PIPELINE_RUN
+
 Place = Callable[[PipelineTask], PipelineTask]
 GPU = "nvidia.com/gpu"
 
@@ -26,6 +28,7 @@ class Resources:
     cached: bool = False
     s3: bool = False
     mlflow: bool = False
+    ledger: bool = True  # most steps record what they write
     retries: int = 2
     timeout_seconds: int = 3600
 
@@ -42,18 +45,20 @@ RESOURCES = {
         retries=5,  # it resumes from its last epoch
         timeout_seconds=7 * 24 * 3600,
     ),
-    "load-version": Resources("1", "4Gi", mlflow=True, s3=True),
+    "claim-requests": Resources("1", "4Gi", mlflow=True, s3=True),
     "load-oracles": Resources("1", "4Gi", mlflow=True, s3=True),
     "find-oracle": Resources("1", "2Gi", mlflow=True, s3=True),
     "keep-oracle": Resources("1", "4Gi", mlflow=True, s3=True),
     "compute-fim": Resources("2", "8Gi", gpus=1, cached=True),
     "perturb": Resources("2", "8Gi", gpus=1, cached=True),
     "export-onnx": Resources("2", "8Gi", cached=True),
-    "validate": Resources("2", "8Gi", gpus=1, shared_memory="2Gi", cached=True),
-    "report": Resources("1", "2Gi", cached=True),
+    "validate": Resources("2", "8Gi", gpus=1, shared_memory="2Gi", cached=True, ledger=False),
+    "report": Resources("1", "2Gi", cached=True, ledger=False),
     "record": Resources("1", "2Gi", mlflow=True, s3=True),
     "register": Resources("1", "4Gi", mlflow=True, s3=True),
     "promote": Resources("1", "2Gi", mlflow=True, s3=True),
+    # As often as a pod can be lost: what it does not settle waits for the lease to run out.
+    "close-requests": Resources("1", "2Gi", mlflow=True, s3=True, retries=5),
 }
 
 # Kubernetes secrets by name, with the environment variable that each key becomes. No value of a
@@ -65,6 +70,8 @@ MLFLOW_KEYS = {
     key: key
     for key in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 }
+DATABASE_SECRET = "expunge-database"  # noqa: S105
+DATABASE_KEYS = {"EXPUNGE_DATABASE_URL": "EXPUNGE_DATABASE_URL"}
 
 
 def anywhere(task: PipelineTask) -> PipelineTask:
@@ -93,9 +100,10 @@ def on_cluster(task: PipelineTask) -> PipelineTask:
         kubernetes.use_secret_as_env(task, S3_SECRET, S3_KEYS, optional=True)
     if wanted.mlflow:
         kubernetes.use_secret_as_env(task, MLFLOW_SECRET, MLFLOW_KEYS)
-        # The run id of the pipeline, from the pod, ties the steps to one MLflow run.
-        kubernetes.use_field_path_as_env(
-            task, "EXPUNGE_PIPELINE_RUN", "metadata.labels['pipeline/runid']"
-        )
+    if wanted.ledger:
+        kubernetes.use_secret_as_env(task, DATABASE_SECRET, DATABASE_KEYS)
+    if wanted.mlflow or wanted.ledger:
+        # The run id of the pipeline, from the pod: it ties the steps to one MLflow run and claim.
+        kubernetes.use_field_path_as_env(task, PIPELINE_RUN, "metadata.labels['pipeline/runid']")
     kubernetes.set_timeout(task, wanted.timeout_seconds)
     return task

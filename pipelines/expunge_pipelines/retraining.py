@@ -18,7 +18,8 @@ from expunge.oracles import (
     recipe_key,
     request,
 )
-from expunge.steps.load_version import image_side
+from expunge.steps.claim_requests import image_side
+from expunge_pipelines.holding import holding, new_run
 from expunge_pipelines.local import run_locally
 from expunge_pipelines.tracking import tracked
 
@@ -67,7 +68,7 @@ def make_oracles(
         from expunge_pipelines.oracles import build_oracles
         from expunge_pipelines.resources import anywhere
 
-        with tracked("oracles", name, arguments) as run_id:
+        with holding(name, new_run()), tracked("oracles", name, arguments) as run_id:
             run = run_locally(build_oracles(anywhere, missing), arguments, on_start=on_start)
         seconds, total = dict(run.seconds), run.total
     kept = {oracle.seed: oracle for oracle in registry.oracles(name, key)}

@@ -39,8 +39,14 @@ def training(console: Console, value: Result) -> None:
     )
     if value["erased"]:
         console.print(f"Left out, since this model has erased them: {_list(value['erased'])}")
+    for index, request in value["asked"].items():
+        console.print(
+            f"Request {request} asks to forget class {index}: --without {index} would fulfil it"
+        )
     _checks(console, value)
     _verdict(console, value)
+    for request in value["fulfilled"]:
+        console.print(f"Request {request} is fulfilled by it")
 
 
 def forgetting(console: Console, value: Result) -> None:
@@ -55,6 +61,8 @@ def forgetting(console: Console, value: Result) -> None:
         _attacks(console, value)
     _verdict(console, value)
     _grade(console, value)
+    for entry in value["requests"]:
+        console.print(f"Request {entry['id']} is {entry['state']}")
     if value["report"]:
         console.print(f"The whole report: {value['report']}", markup=False)
 
@@ -65,7 +73,7 @@ def retrained(console: Console, value: Result) -> None:
         f"\n[bold]{value['model']}[/bold]: retrained without {_list(value['without'])}, as version "
         f"{value['base_version']} was trained"
     )
-    table = _table("seed", "version", "test accuracy", "")
+    table = new_table("seed", "version", "test accuracy", "")
     for row in value["oracles"]:
         seed, accuracy = _training(row)
         table.add_row(seed, str(row["version"]), accuracy, "was there" if row["reused"] else "new")
@@ -77,6 +85,40 @@ def retrained(console: Console, value: Result) -> None:
         console.print(f"To compare with them: expunge forget {value['request']} --dry-run")
     more = f"; {NEEDED - found} more are needed." if found < NEEDED else "."
     console.print(f"A forget is compared with oracles from {NEEDED} on{more}")
+
+
+def processed(console: Console, value: Result) -> None:
+    """What became of the queue."""
+    for run in value["runs"]:
+        if "error" not in run:
+            forgetting(console, run)
+    if not value["runs"]:
+        console.print("No request is pending.")
+        return
+    table = new_table("request", "model", "classes", "state", "version", "grade")
+    for entry in value["requests"]:
+        table.add_row(
+            entry["id"],
+            entry["model"],
+            _list(entry["classes"]),
+            entry["state"],
+            str(entry["version"] or ""),
+            entry["grade"] or "",
+        )
+    console.print()
+    console.print(table)
+
+
+def reconciled(console: Console, value: Result) -> None:
+    """Which aliases were put right, and which requests are settled by that."""
+    name = value["model"]
+    console.print(f"{name}: version {value['champion']} is champion")
+    for row in value["restored"]:
+        stood = f"stood on version {row['found']}" if row["found"] else "was not set"
+        put = f"is back on {row['restored']}" if row["restored"] else "is taken away"
+        console.print(f"Alias {row['alias']} {stood} and {put}")
+    for request in value["fulfilled"]:
+        console.print(f"Request {request} is fulfilled")
 
 
 def demo(console: Console, value: Result) -> None:
@@ -98,7 +140,7 @@ def demo(console: Console, value: Result) -> None:
 def models(console: Console, value: Result) -> None:
     """The versions of the registry."""
     seeded = any(row["seed"] is not None for row in value["models"])  # oracles
-    table = _table(
+    table = new_table(
         *("model", "version", "alias", "kind", "grade", "forgotten", "made from"),
         *(("seed", "test accuracy") if seeded else ()),
         "created",
@@ -141,7 +183,7 @@ def compiled(console: Console, value: Result) -> None:
 
 
 def _accuracies(console: Console, value: Result) -> None:
-    table = _table("class", "before", "after", "change")
+    table = new_table("class", "before", "after", "change")
     before, after = value["before"], value["after"]
     for index, pair in enumerate(zip(before["per_class"], after["per_class"], strict=True)):
         gone = index in value["classes"]
@@ -156,7 +198,7 @@ def _accuracies(console: Console, value: Result) -> None:
 
 
 def _checks(console: Console, value: Result) -> None:
-    table = _table("check", "value", "", "threshold", "samples", "verdict", "")
+    table = new_table("check", "value", "", "threshold", "samples", "verdict", "")
     for check in value["checks"]:
         if check["passed"]:
             verdict = "[green]passed[/green]"
@@ -185,7 +227,7 @@ def _role(check: Result) -> list[str]:
 def _attacks(console: Console, value: Result) -> None:
     """What each attack found on this model, on those that forgot nothing, and on the oracles."""
     models = ("unlearned", "original", "mask", "soft-mask")
-    table = _table("attack", "this model", *models[1:], "oracles' mean")
+    table = new_table("attack", "this model", *models[1:], "oracles' mean")
     for name, row in value["attacks"].items():
         known = [found for found in row.get("oracles", []) if found is not None]
         mean = sum(known) / len(known) if known else None
@@ -235,7 +277,7 @@ def _grade(console: Console, value: Result) -> None:
 
 
 def _times(console: Console, value: Result) -> None:
-    table = _table("step", "train", "forget")
+    table = new_table("step", "train", "forget")
     train, forget = value["train"], value["forget"]
     steps = list(dict.fromkeys([*train["seconds"], *forget["seconds"]]))
     for step in steps:
@@ -247,7 +289,8 @@ def _times(console: Console, value: Result) -> None:
     console.print(table)
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
+    """A table without lines: the first column to the left, the others to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)

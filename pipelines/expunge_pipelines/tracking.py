@@ -1,31 +1,23 @@
 """The MLflow run around a pipeline that runs here, and what its steps left in it."""
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from expunge import environment, registry
+from expunge import environment, records, registry
 from expunge.errors import OperationalError
+from expunge_pipelines.variables import variables
 
 
 @contextmanager
 def tracked(kind: str, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     """One MLflow run around the pipeline; the steps' processes find it by `MLFLOW_RUN_ID`."""
     params = {key: value for key, value in arguments.items() if key != "name"}
-    with registry.pipeline_run(kind, name, params) as run_id:
-        before = os.environ.get("MLFLOW_RUN_ID")
-        os.environ["MLFLOW_RUN_ID"] = run_id
-        try:
-            yield run_id
-        finally:
-            if before is None:
-                os.environ.pop("MLFLOW_RUN_ID", None)
-            else:
-                os.environ["MLFLOW_RUN_ID"] = before
+    with registry.pipeline_run(kind, name, params) as run_id, variables(MLFLOW_RUN_ID=run_id):
+        yield run_id
 
 
 def reports(run_id: str) -> dict[str, Any]:
@@ -34,8 +26,10 @@ def reports(run_id: str) -> dict[str, Any]:
     return {name: json.loads(registry.read_artifact(run_id, f"{name}.json")) for name in names}
 
 
-def exported_page(name: str, run_id: str) -> str | None:
+def exported_page(name: str, run_id: str, classes: Collection[int]) -> str | None:
     """Copy the run's `report.html` whole to where a browser can open it, and return that path.
+
+    `classes` are those that it names.
 
     None where it cannot be copied: the pipeline is over and may have promoted, so that a full disk
     here is no failure of it.
@@ -48,6 +42,7 @@ def exported_page(name: str, run_id: str) -> str | None:
             partial = Path(fresh) / path.name
             partial.write_bytes(page)
             partial.replace(path)
+        records.wrote_folder(path, "report", classes, name)
     except (OSError, OperationalError):
         return None
     return str(path)

@@ -5,10 +5,12 @@ folder (`expunge.artifacts`) and whose tags start with `expunge.`. The alias `ch
 `previous` is what it replaced. Oracles are versions of the model `NAME-oracles`, without aliases.
 """
 
-from expunge.registry.aliases import erased_classes, promote, rollback
+from expunge.registry.aliases import aliases, candidate, erased_tags, set_alias, tag_champion
 from expunge.registry.registration import register
 from expunge.registry.runs import (
+    abandon_runs,
     attached_run,
+    discard_run,
     epoch_logger,
     log_epoch,
     log_report,
@@ -38,10 +40,14 @@ __all__ = [
     "ORACLE",
     "PREVIOUS",
     "Version",
+    "abandon_runs",
+    "aliases",
     "attached_run",
+    "candidate",
+    "discard_run",
     "download",
     "epoch_logger",
-    "erased_classes",
+    "erased_tags",
     "export_file",
     "has_model",
     "log_epoch",
@@ -51,10 +57,10 @@ __all__ = [
     "oracles",
     "pipeline_run",
     "prepared_uri",
-    "promote",
     "read_artifact",
     "register",
     "resolve",
-    "rollback",
+    "set_alias",
+    "tag_champion",
     "versions",
 ]

@@ -1,16 +1,16 @@
-"""The aliases `champion` and `previous`, and the rule that a forgotten class does not come back.
+"""The aliases `champion` and `previous`, and the tags that say what a model has erased.
 
-MLflow's aliases know no compare-and-set: the champion is read, compared and then set, so two
-promotions of one model at the same moment can both pass. The tags that say what was erased are
-written before the alias moves, and only ever added, so the rule itself survives that.
+`expunge.champions` decides which version is champion; here that is shown in MLflow. The tags are
+only ever added, so that what was erased is known even where the ledger was lost.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
-from expunge.errors import RefusedError, UserError
+from expunge.errors import RefusedError
 from expunge.registry.store import connect, pages, store_errors
 from expunge.registry.versions import (
     CHAMPION,
@@ -25,17 +25,14 @@ from expunge.registry.versions import (
 PROMOTED_TAG = "expunge.promoted"
 # on the registered model, a tag a class with the version that erased it: it outlives that version
 ERASED_TAG = "expunge.erased."
-ALIAS_TRIES = 4  # two first settings at once: one of them gets a 400
-
-
-def erased_classes(name: str) -> frozenset[int]:
-    """The classes that some champion of this model, past or present, had forgotten."""
-    return frozenset(_erased(name))
+# Two first settings at once: one of them gets a 400. An SQLite store that another process writes
+# may refuse at once, in place of waiting.
+TRIES, PAUSE = 8, 0.1
 
 
 @store_errors("read what was erased")
-def _erased(name: str) -> dict[int, int]:
-    """The erased classes and the version that erased each: the first champion without it."""
+def erased_tags(name: str) -> dict[int, int]:
+    """The erased classes by MLflow's tags, and the version that erased each first."""
     erased = {
         index: entry.version
         for entry in versions(name)  # the newest first, so that the oldest stays
@@ -50,61 +47,46 @@ def _erased(name: str) -> dict[int, int]:
     return erased
 
 
-def promote(name: str, version: int, expected: int | None) -> None:
-    """Make a version champion, and `previous` what it replaces; nothing if it is champion already.
+@store_errors("read the aliases")
+def aliases(name: str) -> dict[str, int]:
+    """The version that `champion` and `previous` stand on, whoever set them."""
+    query = f"name = '{name}'"
+    for model in pages(connect().search_registered_models, filter_string=query):
+        return {
+            alias: int(version)
+            for alias, version in model.aliases.items()
+            if alias in (CHAMPION, PREVIOUS)
+        }
+    return {}
 
-    `expected` is the champion that the gate compared with, None for no champion.
+
+@store_errors("set an alias")
+def set_alias(name: str, alias: str, version: int | None) -> None:
+    """Put an alias on a version, or take it away."""
+    client = connect()
+    if version is None:
+        _patiently(client.delete_registered_model_alias, name, alias)
+    else:
+        _patiently(client.set_registered_model_alias, name, alias, str(version))
+
+
+@store_errors("tag a champion")
+def tag_champion(name: str, version: int, forgotten: Collection[int]) -> None:
+    """Mark a version as promoted, and on the model what it was the first to erase."""
+    client, known = connect(), erased_tags(name)
+    for index in sorted(forgotten):
+        if index not in known:
+            _patiently(client.set_registered_model_tag, name, f"{ERASED_TAG}{index}", str(version))
+    _patiently(client.set_model_version_tag, name, str(version), PROMOTED_TAG, "true")
+
+
+def candidate(name: str, version: int) -> Version:
+    """The version, if it is one of ours that passed the gate.
 
     Raises:
-        RefusedError: the version is an oracle or did not pass the gate, another champion came
-            between, or the version remembers a class that this model has erased.
+        RefusedError: it is an oracle, or did not pass.
         UserError: there is no such version.
     """
-    candidate = _candidate(name, version)
-    if CHAMPION in candidate.aliases:
-        return
-    current = _holder(name, CHAMPION)
-    number = current.version if current else None
-    if number != expected:
-        raise RefusedError(
-            f"the champion of {name!r} is {_say(number)} by now and version {version} was compared "
-            f"with {_say(expected)}; run the pipeline again from the new champion"
-        )
-    _check_no_way_back(candidate)
-    with store_errors("promote a version"):
-        client = connect()
-        known = _erased(name)
-        for index in candidate.forgotten:
-            if index not in known:
-                client.set_registered_model_tag(name, f"{ERASED_TAG}{index}", str(version))
-        client.set_model_version_tag(name, str(version), PROMOTED_TAG, "true")
-        if current is not None:
-            _set_alias(client, name, PREVIOUS, current.version)
-        _set_alias(client, name, CHAMPION, version)
-
-
-def rollback(name: str) -> Version:
-    """Make `previous` champion again, and what was champion `previous`; returns the new champion.
-
-    Raises:
-        RefusedError: the version did not pass the gate, or remembers a class that was erased.
-        UserError: the model has no champion, or no previous one to go back to.
-    """
-    current = resolve(name)
-    target = _holder(name, PREVIOUS)
-    if target is None or target.version == current.version:
-        raise UserError(f"model {name!r} has no previous champion; version {current.version} stays")
-    _candidate(name, target.version)
-    _check_no_way_back(target)
-    with store_errors("roll back"):
-        client = connect()
-        _set_alias(client, name, CHAMPION, target.version)
-        _set_alias(client, name, PREVIOUS, current.version)
-    return resolve(name)
-
-
-def _candidate(name: str, version: int) -> Version:
-    """The version, if it is one of ours that passed the gate."""
     for entry in versions(name):
         if entry.version == version and entry.kind == ORACLE:
             raise RefusedError(
@@ -121,37 +103,14 @@ def _candidate(name: str, version: int) -> Version:
     return resolve(name, version)  # which says what is wrong
 
 
-def _check_no_way_back(candidate: Version) -> None:
-    erased = _erased(candidate.name)
-    remembered = sorted(index for index in erased if index not in candidate.forgotten)
-    if remembered:
-        named = ", ".join(
-            f"class {index} (erased by version {erased[index]})" for index in remembered
-        )
-        raise RefusedError(
-            f"version {candidate.version} of {candidate.name!r} remembers {named}; an erased class "
-            "does not come back: forget it in this version too, or train without it"
-        )
-
-
-def _holder(name: str, alias: str) -> Version | None:
-    for entry in versions(name):
-        if alias in entry.aliases:
-            return entry
-    return None
-
-
-def _say(version: int | None) -> str:
-    return "none" if version is None else f"version {version}"
-
-
-def _set_alias(client: Any, name: str, alias: str, version: int) -> None:
-    for left in reversed(range(ALIAS_TRIES)):
+def _patiently(call: Any, *arguments: str) -> None:
+    for left in reversed(range(TRIES)):
         try:
-            client.set_registered_model_alias(name, alias, str(version))
+            call(*arguments)
         except Exception as error:
-            if left == 0 or getattr(error, "error_code", "") != "BAD_REQUEST":
+            again = getattr(error, "error_code", "") == "BAD_REQUEST" or "locked" in str(error)
+            if left == 0 or not again:
                 raise
-            time.sleep(0.1)
+            time.sleep(PAUSE)
         else:
             return

@@ -12,11 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from expunge import environment
 from expunge.errors import UserError
 from expunge.registry.store import connect, experiment_id, pages, store_errors
 
 MODEL_TAG, PIPELINE_TAG, KEY_TAG = "expunge.model", "expunge.pipeline", "expunge.pipeline_run"
-RUN_ID, PIPELINE_RUN = "MLFLOW_RUN_ID", "EXPUNGE_PIPELINE_RUN"
+RUN_ID = "MLFLOW_RUN_ID"
 BATCH = 100  # MLflow's limit on the tags, and on the params, of one request; metrics take 1000
 
 
@@ -68,19 +69,51 @@ def attached_run(model: str, kind: str) -> str:
     preset = _preset_run(client)
     if preset is not None:
         return preset
-    key = os.environ.get(PIPELINE_RUN)
+    key = environment.pipeline_run()
     if not key:
         return _create(client, model, kind)
+    for run in _runs_of(client, model, key):
+        return str(run.info.run_id)
+    return _create(client, model, kind)
+
+
+def _runs_of(client: Any, model: str, key: str) -> Iterator[Any]:
+    """The runs of a pipeline run, the first started first."""
     if "'" in key:
-        raise UserError(f"{PIPELINE_RUN} is {key!r}; expected a name without quotes")
+        raise UserError(f"{environment.PIPELINE_RUN} is {key!r}; expected a name without quotes")
     query = {
         "experiment_ids": [experiment_id(client, model)],
         "filter_string": f"tags.`{KEY_TAG}` = '{key}'",
         "order_by": ["attributes.start_time ASC"],
     }
-    for run in pages(client.search_runs, **query):
-        return str(run.info.run_id)
-    return _create(client, model, kind, {KEY_TAG: key})
+    return pages(client.search_runs, **query)
+
+
+@store_errors("delete a run")
+def discard_run(run_id: str) -> None:
+    """Delete a run in which nothing was done."""
+    connect().delete_run(run_id)
+
+
+@store_errors("end a run that was left")
+def abandon_runs(model: str, key: str) -> None:
+    """End what a pipeline run that died left open, and delete what it had half registered.
+
+    That is its files of a version that has not become one. Nothing of that pipeline run may work
+    any more: a step would find its files gone.
+    """
+    client = connect()
+    for run in _runs_of(client, model, key):
+        run_id = run.info.run_id
+        whole = {entry.source for entry in client.search_model_versions(f"run_id = '{run_id}'")}
+        left = client.search_logged_models(
+            [run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'"
+        )
+        for entry in left:
+            if f"models:/{entry.model_id}" not in whole:
+                client.delete_logged_model(entry.model_id)
+        if run.info.status == "RUNNING":
+            client.set_terminated(run_id, "KILLED")
 
 
 def _preset_run(client: Any) -> str | None:
@@ -96,10 +129,11 @@ def _preset_run(client: Any) -> str | None:
     return run_id
 
 
-def _create(client: Any, model: str, kind: str, tags: Mapping[str, str] | None = None) -> str:
+def _create(client: Any, model: str, kind: str) -> str:
+    key = environment.pipeline_run()
     run = client.create_run(
         experiment_id(client, model),
-        tags={MODEL_TAG: model, PIPELINE_TAG: kind, **(tags or {})},
+        tags={MODEL_TAG: model, PIPELINE_TAG: kind, **({KEY_TAG: key} if key else {})},
         run_name=f"{kind} {time.strftime('%Y-%m-%d %H:%M:%S')}",
     )
     return str(run.info.run_id)

@@ -118,11 +118,6 @@ def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
             return
 
 
-def redacted(text: str) -> str:
-    """The text with user names, passwords and query strings cut out of its addresses."""
-    return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"://[^/\s@'\"]+@", "://", text))
-
-
 @contextmanager
 def store_errors(doing: str) -> Iterator[None]:
     """Turn what MLflow and the stores under it raise into one `OperationalError` with the URI."""
@@ -133,7 +128,7 @@ def store_errors(doing: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, _error_types()):
             raise
-        uri = redacted(environment.tracking_uri())
+        uri = environment.redacted(environment.tracking_uri())
         raise OperationalError(f"MLflow at {uri} could not {doing}: {_reason(error)}") from error
 
 
@@ -146,7 +141,7 @@ def _reason(error: Exception) -> str:
     while cause is not None and not isinstance(cause, sqlite3.Error):
         cause = getattr(cause, "orig", None) or cause.__cause__
     text = str(cause or error).strip()
-    reason = redacted(text.splitlines()[0] if text else repr(error))
+    reason = environment.redacted(text.splitlines()[0] if text else repr(error))
     blocked = cause is not None and any(sign in reason for sign in BLOCKED)
     return f"{reason}; check its permissions and space" if blocked else reason
 
@@ -183,8 +178,8 @@ def _check_reachable(uri: str) -> None:
         except OSError as error:
             if left == 0:
                 raise OperationalError(
-                    f"MLflow at {redacted(uri)} cannot be reached ({error}); start it, or check "
-                    "MLFLOW_TRACKING_URI"
+                    f"MLflow at {environment.redacted(uri)} cannot be reached ({error}); start it, "
+                    "or check MLFLOW_TRACKING_URI"
                 ) from error
             time.sleep(1)
         else:

@@ -3,9 +3,19 @@
 from typing import Any
 
 
-def promote(name: str, version: int, expected: int | None) -> dict[str, Any]:
-    """Promote `version` if the champion is still `expected`, which the gate compared with."""
-    from expunge import registry
+def promote(
+    name: str, version: int, expected: int | None, token: int | None = None
+) -> dict[str, Any]:
+    """Promote `version` if the champion is still `expected`, which the gate compared with.
 
-    registry.promote(name, version, expected)
-    return {"model": name, "version": version, "replaced": expected}
+    `token` is that of the claim on the requests which the version fulfils.
+    """
+    from expunge import champions
+
+    fulfilled = champions.promote(name, version, expected, token)
+    return {
+        "model": name,
+        "version": version,
+        "replaced": expected,
+        "fulfilled": [request.id for request in fulfilled],
+    }

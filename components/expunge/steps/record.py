@@ -25,12 +25,13 @@ def record(
     untrustworthy), `gate.failed` (the checks that rejected) and `expunge.grade`; of its curves and
     its layers there are no metrics.
     """
-    from expunge import registry
+    from expunge import environment, ledger, records, registry
     from expunge.artifacts import read_json
     from expunge.verdicts import rejected_by, verdict
 
     metrics: dict[str, float] = {}
     tags: dict[str, str] = {}
+    failed: list[str] = []
     for step, path in reports.items():
         report = read_json(path)
         if step == "validation":
@@ -38,7 +39,8 @@ def record(
             metrics |= {f"check/{check['name']}": float(check["value"]) for check in checks}
             metrics |= {f"threshold/{check['name']}": float(check["threshold"]) for check in checks}
             tags["gate"] = verdict(report)
-            tags["gate.failed"] = ",".join(rejected_by(report))
+            failed = rejected_by(report)
+            tags["gate.failed"] = ",".join(failed)
             tags["expunge.grade"] = report["grade"]
             report = {key: value for key, value in report.items() if key not in NO_METRICS}
         for key, value in _leaves(step, report):
@@ -50,6 +52,11 @@ def record(
     files = {f"{step}.json": path for step, path in reports.items()}
     files |= {"report.html": page} if page else {}
     registry.log_report(run_id, params, metrics, tags, files)
+    run = environment.pipeline_run()
+    if kind == "forget" and run:
+        ledger.note_verdict(run, tags["gate"], failed, run_id)
+        if page:
+            records.wrote_page(f"runs:/{run_id}/report.html", page, reports["validation"], name)
     return {"run_id": run_id, "metrics": len(metrics), "gate": tags.get("gate")}
 
 

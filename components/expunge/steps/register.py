@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,22 @@ from expunge.errors import RefusedError
 
 
 def register(
-    name: str, kind: str, model: Path, fisher: Path, onnx: Path, validation: Path
+    name: str,
+    kind: str,
+    model: Path,
+    fisher: Path,
+    onnx: Path,
+    validation: Path,
+    requests: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Register folders `model` and `fisher` and file `onnx`, if report `validation` says passed.
+
+    `requests` are the ids of those that the version is made for.
 
     Raises:
         RefusedError: the report says that the gate rejected the model.
     """
-    from expunge import registry
+    from expunge import records, registry
     from expunge.artifacts import CODES, FISHER, MODEL, ONNX, WEIGHTS, read_json
     from expunge.verdicts import rejected_by, verdict
 
@@ -29,12 +38,15 @@ def register(
     sources = {part: model / part for part in (MODEL, WEIGHTS, CODES)}
     sources |= {FISHER: fisher / FISHER, ONNX: onnx}
     tags = {"expunge.gate": "passed", "expunge.grade": str(report["grade"])}
+    if requests:
+        tags["expunge.requests"] = ",".join(requests)
     run_id = registry.attached_run(name, kind)
     with tempfile.TemporaryDirectory() as folder:
         for part, path in sources.items():
             if path.is_file():  # the registry names those that are missing
                 shutil.copyfile(path, Path(folder) / part)
         version = registry.register(run_id, name, Path(folder), tags, kind)
+        records.wrote_version(version, Path(folder))
     return {
         "model": version.name,
         "version": version.version,

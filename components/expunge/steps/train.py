@@ -109,18 +109,23 @@ def _train_here(
     checkpoints: Path,
     on_epoch: Callable[[int, dict[str, float]], None],
 ) -> dict[str, Any]:
+    from expunge import records
     from expunge.steps.determinism import deterministic
     from expunge.steps.setup import open_session
 
+    classes = [i for i in range(len(info.class_names)) if i not in config.without]
     started = time.monotonic()
     with deterministic(), open_session(config, info, dataset) as session:
         folder = checkpoints / checkpoint_key(session.recipe)
         with locked(folder) if session.first else nullcontext():
             session.wait()
+            if session.first:
+                records.wrote_folder(folder, "checkpoints", classes)
             report = _run(session, folder, on_epoch)
             if session.first:
                 _write(session, model)
                 remove_checkpoints(folder)
+                records.removed(folder)
             session.wait()
     return {**report, "seconds": time.monotonic() - started}
 

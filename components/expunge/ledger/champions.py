@@ -1,0 +1,254 @@
+"""The champion of each model, and what its champions have erased.
+
+The row of `champions` is the truth; MLflow's alias is a projection of it. A change of the row is a
+compare-and-swap, in one transaction with the check that nothing erased comes back and that the run
+which asks for it still holds its claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Connection, insert, select, update
+
+from expunge.errors import RefusedError
+from expunge.ledger.claims import ACTIVE
+from expunge.ledger.database import reading, writing
+from expunge.ledger.events import append
+from expunge.ledger.requests import Request, select_requests
+from expunge.ledger.schema import champions, claims, erased, request_classes, requests
+from expunge.states import FULFILLED, OPEN
+
+
+@dataclass(frozen=True)
+class Champion:
+    """Which version serves, which one it replaced, and the classes that it has forgotten."""
+
+    model: str
+    version: int
+    previous: int | None
+    forgotten: tuple[int, ...]
+    grade: str
+    revision: int  # grows with each change
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """Which version erased a class first, and the request that asked for it, if there was one."""
+
+    version: int
+    request: str | None
+
+    def __str__(self) -> str:
+        if self.request:
+            return f"erased by version {self.version} for request {self.request}"
+        return f"erased by version {self.version}"
+
+
+def champion(model: str) -> Champion | None:
+    """The model's champion; None where it has none."""
+    with reading("read the champion") as connection:
+        return _champion(connection, model)
+
+
+def champion_models() -> list[str]:
+    """The models that have a champion, by name."""
+    with reading("list the champions") as connection:
+        return list(connection.scalars(select(champions.c.model).order_by(champions.c.model)))
+
+
+def erasures(model: str) -> dict[int, Erasure]:
+    """The classes that must not come back to a model."""
+    with reading("read what was erased") as connection:
+        return _erasures(connection, model)
+
+
+def change_champion(
+    model: str,
+    version: int,
+    *,
+    forgotten: Collection[int],
+    grade: str,
+    expected: int | None,
+    token: int | None = None,
+    why: str = "promoted",
+) -> Champion:
+    """Make a version the champion, if `expected` is champion still (None: there is none).
+
+    What it replaces becomes `previous`. A version that is the champion already is left as it is.
+    `token` is that of the claim whose work this is.
+
+    Raises:
+        RefusedError: another champion came between, the claim was lost, or the version remembers a
+            class that was erased.
+    """
+    with writing("change the champion") as connection:
+        current = _champion(connection, model)
+        if current is not None and current.version == version:
+            return current
+        _check_claim(connection, model, version, token)
+        found = current.version if current else None
+        if found != expected:
+            raise RefusedError(
+                f"the champion of {model!r} is {_say(found)} by now and version {version} was "
+                f"compared with {_say(expected)}; run the pipeline again from the new champion"
+            )
+        known = _erasures(connection, model)
+        check_no_way_back(model, version, forgotten, known)
+        _erase(connection, model, version, set(forgotten) - set(known))
+        return _write(connection, model, version, found, forgotten, grade, why, token)
+
+
+def adopt_champion(
+    model: str,
+    version: int,
+    *,
+    previous: int | None,
+    forgotten: Collection[int],
+    grade: str,
+    erased: Mapping[int, int],
+) -> Champion:
+    """Take over the champion of a model that the ledger does not know yet; else leave its row.
+
+    `erased` are the classes that must not come back, each with the version that erased it first.
+    """
+    with writing("adopt a champion") as connection:
+        current = _champion(connection, model)
+        if current is not None:
+            return current
+        for index in sorted(erased):
+            _erase(connection, model, erased[index], {index})
+        return _write(connection, model, version, previous, forgotten, grade, "adopted")
+
+
+def _write(
+    connection: Connection,
+    model: str,
+    version: int,
+    previous: int | None,
+    forgotten: Collection[int],
+    grade: str,
+    why: str,
+    token: int | None = None,
+) -> Champion:
+    current = _champion(connection, model)
+    revision = current.revision + 1 if current else 1
+    row = Champion(model, version, previous, tuple(sorted(forgotten)), grade, revision)
+    values = {**asdict(row), "forgotten": list(row.forgotten)}
+    moment = append(connection, f"champion-{why}", token=token, **values)
+    values["changed_at"] = moment
+    if current is None:
+        connection.execute(insert(champions).values(**values))
+    else:
+        connection.execute(update(champions).where(champions.c.model == model).values(**values))
+    return row
+
+
+def check_no_way_back(
+    model: str, version: int, forgotten: Collection[int], known: Mapping[int, Erasure]
+) -> None:
+    """Refuse a version that remembers a class which this model has erased.
+
+    Raises:
+        RefusedError: with each class, and the version and request that erased it.
+    """
+    remembered = [index for index in sorted(known) if index not in forgotten]
+    if remembered:
+        named = ", ".join(f"class {index} ({known[index]})" for index in remembered)
+        raise RefusedError(
+            f"version {version} of {model!r} remembers {named}; an erased class does not come "
+            "back: forget it in this version too, or train without it"
+        )
+
+
+def fulfil(model: str) -> list[Request]:
+    """Settle every open request whose classes the champion has forgotten, each once.
+
+    To be called when the champion serves: a request that is fulfilled is so for everybody.
+    """
+    with writing("settle requests") as connection:
+        current = _champion(connection, model)
+        if current is None:
+            return []
+        done = [
+            entry
+            for entry in select_requests(connection, model=model, states=OPEN)
+            if set(entry.classes) <= set(current.forgotten)
+        ]
+        for entry in done:
+            moment = append(connection, "request-fulfilled", model, entry.id,
+                            version=current.version, grade=current.grade)  # fmt: skip
+            connection.execute(
+                update(requests)
+                .where(requests.c.id == entry.id)
+                .values(
+                    state=FULFILLED,
+                    version=current.version,
+                    grade=current.grade,
+                    settled_at=moment,
+                    error=None,
+                    failed_checks=None,
+                )
+            )
+        return select_requests(connection, ids=[entry.id for entry in done]) if done else []
+
+
+def note_restored(model: str, alias: str, found: int | None, restored: int | None) -> None:
+    """Log that an alias stood on another version than the ledger says, and was put right."""
+    with writing("log a restored alias") as connection:
+        append(connection, "alias-restored", model, alias=alias, found=found, restored=restored)
+
+
+def _check_claim(connection: Connection, model: str, version: int, token: int | None) -> None:
+    if token is None:
+        return
+    state = connection.scalar(select(claims.c.state).where(claims.c.token == token))
+    if state != ACTIVE:
+        raise RefusedError(
+            f"the run that made version {version} of {model!r} has lost its requests (claim "
+            f"{token} is {'closed' if state else 'unknown'}); another run works on them or has "
+            "settled them, so that this version is not promoted"
+        )
+
+
+def _erase(connection: Connection, model: str, version: int, classes: Collection[int]) -> None:
+    """Note what a new champion has forgotten for good, and which request asked for it."""
+    owners = {
+        row.class_index: row.request
+        for row in connection.execute(
+            select(request_classes.c.class_index, request_classes.c.request).where(
+                request_classes.c.model == model, request_classes.c.stands == 1
+            )
+        )
+    }
+    for index in sorted(classes):
+        moment = append(connection, "class-erased", model, owners.get(index),
+                        class_index=index, version=version)  # fmt: skip
+        connection.execute(
+            insert(erased).values(
+                model=model,
+                class_index=index,
+                version=version,
+                request=owners.get(index),
+                erased_at=moment,
+            )
+        )
+
+
+def _erasures(connection: Connection, model: str) -> dict[int, Erasure]:
+    rows = connection.execute(select(erased).where(erased.c.model == model))
+    return {row.class_index: Erasure(row.version, row.request) for row in rows}
+
+
+def _champion(connection: Connection, model: str) -> Champion | None:
+    row = connection.execute(select(champions).where(champions.c.model == model)).one_or_none()
+    if row is None:
+        return None
+    return Champion(
+        row.model, row.version, row.previous, tuple(row.forgotten), row.grade, row.revision
+    )
+
+
+def _say(version: int | None) -> str:
+    return "none" if version is None else f"version {version}"

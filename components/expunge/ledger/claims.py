@@ -1,0 +1,323 @@
+"""Claims: what a run holds of the queue, until it settles it or its lease runs out.
+
+Each claim has a fencing token that only ever grows. A claim whose lease ran out, or whose process
+on this machine is gone, is closed by the next run, which puts its requests back; from then on the
+late run's token is worth nothing, and `ledger.champions` refuses its promotion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from expunge import holders
+from expunge.errors import RefusedError
+from expunge.ledger.database import now, reading, stamp, writing
+from expunge.ledger.events import append
+from expunge.ledger.requests import Request, select_requests
+from expunge.ledger.schema import claims, requests
+from expunge.states import ATTEMPTS, CLAIMED, FULFILLED, PARKED, PENDING, REJECTED, UNAPPROVED
+from expunge.verdicts import PASSED, UNTRUSTWORTHY
+
+ACTIVE, CLOSED = "active", "closed"
+# How a claim ends for the requests that are not fulfilled by then.
+FAILED, OVERTAKEN, INTERRUPTED = "failed", "overtaken", "interrupted"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one run holds. `classes` are what is to be forgotten of version `base_version`."""
+
+    token: int
+    model: str
+    run: str
+    holder: str | None  # the process that runs it, where that is known
+    active: bool
+    lease_until: str
+    base_version: int
+    classes: tuple[int, ...]
+    requests: tuple[str, ...]  # ids of those that it holds still, the first due first
+    mlflow_run: str | None
+    verdict: str | None
+    failed_checks: tuple[str, ...]
+    outcome: str | None
+
+
+def claim_requests(
+    model: str,
+    run: str,
+    *,
+    base_version: int,
+    classes: int,
+    forgotten: Collection[int],
+    lease_seconds: float,
+    holder: str | None = None,
+    only: Sequence[str] = (),
+    approval: bool = False,
+) -> Claim | None:
+    """Take every pending request of a model for a run, or `only` those named; None for none.
+
+    One transaction: of two runs, one gets a request. A run that has a claim gets that one again.
+    Version `base_version` has `classes` classes and has `forgotten` some. A request that no run can
+    fulfil from there is parked, with the reason. One that was rejected together with others is
+    taken alone. With `approval`, requests that nobody approved are left, and wait for that.
+
+    Raises:
+        RefusedError: one of `only` is held by another run, or waits for approval.
+    """
+    with writing("claim requests") as connection:
+        held = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
+        if held:
+            return held[0]
+        candidates = _candidates(connection, model, only, approval)
+        if candidates and candidates[0].alone and not only:
+            candidates = candidates[:1]
+        elif not only:
+            candidates = [entry for entry in candidates if not entry.alone]
+        taken = _fitting(connection, candidates, classes, forgotten)
+        if not taken:
+            return None
+        wanted = {index for entry in taken for index in entry.classes} - set(forgotten)
+        moment = now(connection)
+        token = connection.execute(
+            insert(claims)
+            .returning(claims.c.token)
+            .values(
+                model=model,
+                run=run,
+                holder=holder,
+                state=ACTIVE,
+                opened_at=stamp(moment),
+                lease_until=stamp(moment + timedelta(seconds=lease_seconds)),
+                base_version=base_version,
+                classes=sorted(wanted),
+            )
+        ).scalar_one()
+        ids = [entry.id for entry in taken]
+        connection.execute(
+            update(requests)
+            .where(requests.c.id.in_(ids))
+            .values(state=CLAIMED, token=token, attempts=requests.c.attempts + 1)
+        )
+        for request in ids:
+            append(connection, "request-claimed", model, request,
+                   token=token, run=run, base_version=base_version)  # fmt: skip
+        return _select(connection, claims.c.token == token)[0]
+
+
+def _candidates(
+    connection: Connection, model: str, only: Sequence[str], approval: bool
+) -> list[Request]:
+    """The requests that a run may take, the first due first."""
+    if only:
+        found = select_requests(connection, model=model, ids=only)
+        for entry in found:
+            if entry.state == CLAIMED:
+                raise RefusedError(
+                    f"request {entry.id} is being worked on by run {entry.run}; wait for it"
+                )
+        found = [entry for entry in found if entry.state in (PENDING, REJECTED, PARKED, UNAPPROVED)]
+    else:
+        found = select_requests(connection, model=model, states=[PENDING])
+    missing = [
+        entry for entry in found if entry.state == UNAPPROVED or (approval and not entry.approved)
+    ]
+    if missing and only:
+        raise RefusedError(
+            f"request {missing[0].id} waits for a second person: "
+            f"`expunge request approve {missing[0].id}`"
+        )
+    for entry in missing:  # filed under a policy that asked for no approval
+        connection.execute(
+            update(requests).where(requests.c.id == entry.id).values(state=UNAPPROVED)
+        )
+        append(connection, "approval-demanded", model, entry.id)
+    return [entry for entry in found if entry not in missing]
+
+
+def _fitting(
+    connection: Connection,
+    candidates: Sequence[Request],
+    classes: int,
+    forgotten: Collection[int],
+) -> list[Request]:
+    """Those that can be forgotten together; what can never be is parked, the rest stays."""
+    taken: list[Request] = []
+    gone = set(forgotten)
+    for entry in candidates:
+        unknown = [index for index in entry.classes if index >= classes]
+        if unknown:
+            _park(connection, entry, f"class {unknown[0]} is none of the champion's {classes}")
+        elif classes - len({*forgotten, *entry.classes}) < 2:
+            _park(
+                connection,
+                entry,
+                "it would leave fewer than two classes; withdraw the model instead",
+            )
+        elif classes - len(gone | set(entry.classes)) >= 2:
+            taken.append(entry)
+            gone |= set(entry.classes)
+    return taken
+
+
+def extend_claim(run: str, lease_seconds: float) -> bool:
+    """Renew the lease of a run's claim; False where it has none any more."""
+    with writing("extend a claim") as connection:
+        until = stamp(now(connection) + timedelta(seconds=lease_seconds))
+        chosen = (claims.c.run == run) & (claims.c.state == ACTIVE)
+        return bool(
+            connection.execute(update(claims).where(chosen).values(lease_until=until)).rowcount
+        )
+
+
+def note_verdict(run: str, verdict: str, failed_checks: Sequence[str], mlflow_run: str) -> None:
+    """Keep what the gate said with the run's claim, if it has one, for when it is closed."""
+    with writing("keep a verdict") as connection:
+        connection.execute(
+            update(claims)
+            .where(claims.c.run == run, claims.c.state == ACTIVE)
+            .values(verdict=verdict, failed_checks=list(failed_checks), mlflow_run=mlflow_run)
+        )
+
+
+def note_run(run: str, mlflow_run: str) -> None:
+    """Keep which MLflow run logs the work of a run's claim."""
+    with writing("keep a run") as connection:
+        connection.execute(
+            update(claims).where(claims.c.run == run, claims.c.state == ACTIVE)
+            .values(mlflow_run=mlflow_run)
+        )  # fmt: skip
+
+
+def find_claim(run: str) -> Claim | None:
+    """The last claim of a run; None where it has never had one."""
+    with reading("read a claim") as connection:
+        found = _select(connection, claims.c.run == run)
+        return found[-1] if found else None
+
+
+def held_requests(token: int) -> list[Request]:
+    """The requests of a claim that are not settled yet, the first due first."""
+    with reading("read a claim") as connection:
+        return select_requests(connection, token=token, states=[CLAIMED])
+
+
+def lost_claims(model: str) -> list[Claim]:
+    """Active claims of a model whose lease ran out, or whose process here has ended."""
+    with reading("read the claims") as connection:
+        moment = stamp(now(connection))
+        active = _select(connection, claims.c.model == model, claims.c.state == ACTIVE)
+    return [
+        claim for claim in active if claim.lease_until < moment or holders.has_ended(claim.holder)
+    ]
+
+
+def close_claim(
+    run: str,
+    outcome: str,
+    *,
+    error: str = "",
+    attempts: int = ATTEMPTS,
+) -> Claim | None:
+    """Settle what a run holds still, once; None where it has no active claim any more.
+
+    What the champion has forgotten by now is fulfilled before (`ledger.champions.fulfil`). Of the
+    rest: where the gate rejected, a request that was alone is rejected and several are put back,
+    each to be tried alone. An untrustworthy verdict parks them. Anything else puts them back; an
+    `outcome` of "failed" counts as one of `attempts`, after which they are parked with `error`, and
+    until then each is tried alone.
+    """
+    with writing("close a claim") as connection:
+        active = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
+        if not active:
+            return None
+        claim = active[0]
+        left = select_requests(connection, token=claim.token, states=[CLAIMED])
+        several = len(select_requests(connection, token=claim.token)) > 1
+        if not left:
+            outcome = FULFILLED
+        elif claim.verdict not in (None, PASSED):
+            outcome = str(claim.verdict)
+        for entry in left:
+            _settle(connection, claim, entry, outcome, several, error, attempts)
+        connection.execute(
+            update(claims)
+            .where(claims.c.token == claim.token)
+            .values(state=CLOSED, outcome=outcome, closed_at=stamp(now(connection)))
+        )
+        append(connection, "claim-closed", claim.model, token=claim.token, outcome=outcome)
+        return _select(connection, claims.c.token == claim.token)[0]
+
+
+def _settle(
+    connection: Connection,
+    claim: Claim,
+    entry: Request,
+    outcome: str,
+    several: bool,
+    error: str,
+    attempts: int,
+) -> None:
+    if outcome == "rejected" and several:
+        _set(connection, entry, PENDING, "set-apart", alone=1, attempts=0,
+             failed_checks=list(claim.failed_checks))  # fmt: skip
+    elif outcome == "rejected":
+        _set(connection, entry, REJECTED, "rejected", attempts=0,
+             failed_checks=list(claim.failed_checks))  # fmt: skip
+    elif outcome == UNTRUSTWORTHY:
+        _park(connection, entry, "the measurement could not be trusted: a control failed")
+    elif outcome == FAILED and entry.attempts >= attempts:
+        _park(connection, entry, error or "the run failed")
+    elif outcome == FAILED:  # of several, one may be what makes it fail
+        alone = int(several or entry.alone)
+        _set(connection, entry, PENDING, "put-back", error=error or None, alone=alone)
+    else:  # overtaken or interrupted: no fault of the request, and no attempt
+        _set(connection, entry, PENDING, "put-back", attempts=entry.attempts - 1)
+
+
+def _park(connection: Connection, entry: Request, error: str) -> None:
+    _set(connection, entry, PARKED, "parked", error=error)
+
+
+def _set(connection: Connection, entry: Request, state: str, what: str, **values: Any) -> None:
+    """Move a request; the error stays out of the log, as it may quote anything."""
+    moment = append(
+        connection,
+        f"request-{what}",
+        entry.model,
+        entry.id,
+        token=entry.token,
+        failed_checks=values.get("failed_checks", []),
+    )
+    if state in (REJECTED, PARKED):
+        values["settled_at"] = moment
+    connection.execute(
+        update(requests).where(requests.c.id == entry.id).values(state=state, **values)
+    )
+
+
+def _select(connection: Connection, *conditions: Any) -> list[Claim]:
+    query = select(claims).where(*conditions).order_by(claims.c.token)
+    rows = connection.execute(query).mappings().all()
+    return [
+        Claim(
+            token=row["token"],
+            model=row["model"],
+            run=row["run"],
+            holder=row["holder"],
+            active=row["state"] == ACTIVE,
+            lease_until=row["lease_until"],
+            base_version=row["base_version"],
+            classes=tuple(row["classes"]),
+            requests=tuple(entry.id for entry in select_requests(connection, token=row["token"])),
+            mlflow_run=row["mlflow_run"],
+            verdict=row["verdict"],
+            failed_checks=tuple(row["failed_checks"] or ()),
+            outcome=row["outcome"],
+        )
+        for row in rows
+    ]

@@ -1,0 +1,94 @@
+"""The record of everything written: where it is, what it is, and which classes it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import insert, or_, select, update
+
+from expunge.ledger.database import now, reading, stamp, writing
+from expunge.ledger.schema import written
+
+
+@dataclass(frozen=True)
+class Written:
+    """One thing that was written. `classes` are those that it holds in any form."""
+
+    address: str  # a path, or the URI of an object store or of the registry
+    digest: str | None  # "sha256:..."; None where it is still being written
+    kind: str
+    model: str | None  # None where one thing may serve several models, as a data set does
+    classes: tuple[int, ...]
+    run: str | None
+    written_at: str
+    removed_at: str | None
+
+
+def note_written(
+    address: str,
+    kind: str,
+    classes: Collection[int],
+    *,
+    digest: str | None = None,
+    model: str | None = None,
+    run: str | None = None,
+) -> None:
+    """Record what is written at an address; what was there before counts as removed."""
+    with writing("record what is written") as connection:
+        moment = stamp(now(connection))
+        connection.execute(
+            update(written)
+            .where(written.c.address == address, written.c.removed_at.is_(None))
+            .values(removed_at=moment)
+        )
+        connection.execute(
+            insert(written).values(
+                address=address,
+                digest=digest,
+                kind=kind,
+                model=model,
+                classes=sorted(classes),
+                run=run,
+                written_at=moment,
+            )
+        )
+
+
+def note_removed(address: str) -> int:
+    """Record that an address, and all that lay under it, is gone; returns how many entries."""
+    inside = written.c.address.startswith(address.rstrip("/") + "/", autoescape=True)
+    with writing("record what was removed") as connection:
+        return int(
+            connection.execute(
+                update(written)
+                .where(or_(written.c.address == address, inside), written.c.removed_at.is_(None))
+                .values(removed_at=stamp(now(connection)))
+            ).rowcount
+        )
+
+
+def holding(model: str, classes: Collection[int]) -> list[Written]:
+    """What is still there of a model, or of no model in particular, and remembers one of these."""
+    wanted = set(classes)
+    query = (
+        select(written)
+        .where(written.c.removed_at.is_(None))
+        .where(or_(written.c.model == model, written.c.model.is_(None)))
+        .order_by(written.c.id)
+    )
+    with reading("read what was written") as connection:
+        return [
+            Written(
+                row.address,
+                row.digest,
+                row.kind,
+                row.model,
+                tuple(row.classes),
+                row.run,
+                row.written_at,
+                row.removed_at,
+            )
+            for row in connection.execute(query)
+            if wanted & set(row.classes)
+        ]

@@ -1,0 +1,57 @@
+"""The end of a forget run, however it went: each request that it held is settled."""
+
+from expunge.errors import OperationalError
+from expunge.ledger import Claim
+from expunge.states import ATTEMPTS
+
+CANCELLED = "CANCELLED"  # kfp's word for a pipeline run that somebody stopped
+
+
+def close_requests(
+    name: str, run: str, *, state: str = "", error: str = "", attempts: int = ATTEMPTS
+) -> Claim | None:
+    """Settle what pipeline run `run` holds of model `name`; None where it holds nothing any more.
+
+    Requests that the champion fulfils are fulfilled, those that the gate rejected rejected, and the
+    rest goes back into the queue: after `attempts` failures to where a person has to look. A run
+    that was stopped, as `state` says, or whose base is not champion any more, has not failed.
+
+    Raises:
+        OperationalError: MLflow cannot be reached. The requests are back in the queue all the same.
+    """
+    from expunge import champions, ledger
+
+    claim = ledger.find_claim(run)
+    if claim is None or not claim.active:
+        return None
+    problem = None
+    try:
+        if ledger.held_requests(claim.token):  # else promote has settled them, without MLflow here
+            champions.reconcile(name)
+    except OperationalError as unreachable:
+        problem = unreachable
+    champion = ledger.champion(name)
+    if champion is None or champion.version != claim.base_version:
+        outcome = ledger.OVERTAKEN
+    else:
+        outcome = ledger.INTERRUPTED if state == CANCELLED else ledger.FAILED
+    closed = ledger.close_claim(run, outcome, error=error, attempts=attempts)
+    if problem is not None:
+        raise problem
+    return closed
+
+
+def settle_lost(name: str, attempts: int = ATTEMPTS) -> list[Claim]:
+    """Settle what runs held that died here, or whose lease ran out; returns their claims.
+
+    What a dead run left on this machine is ended first, so that nothing of it works on.
+    """
+    from expunge import holders, ledger, registry
+
+    lost = ledger.lost_claims(name)
+    for claim in lost:
+        if holders.has_ended(claim.holder):
+            holders.end_leftovers(claim.run)
+            registry.abandon_runs(name, claim.run)
+        close_requests(name, claim.run, error="the run died or lost its lease", attempts=attempts)
+    return lost

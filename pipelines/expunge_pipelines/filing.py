@@ -1,0 +1,173 @@
+"""What `expunge request` does, without printing: file, list, show, approve, cancel, put back."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from expunge import champions, ledger, registry, states
+from expunge import classes as requests
+from expunge.errors import UserError
+from expunge.ledger import Added, Request
+from expunge.oracles import check_no_oracles
+
+
+def as_document(request: Request) -> dict[str, Any]:
+    """A request as `--json` prints it."""
+    value = dataclasses.asdict(request)
+    del value["token"]
+    return value | {"names": {str(index): name for index, name in request.names.items()}}
+
+
+def file_request(
+    name: str,
+    wanted: Sequence[str],
+    *,
+    reason: str,
+    by: str,
+    due: str = "",
+    approval: bool = False,
+) -> dict[str, Any]:
+    """File a request to forget classes of a model, by index or name.
+
+    A class that has a request already is not asked for twice: that request is returned instead.
+
+    Raises:
+        UserError: there is no such model or class, the model cannot forget it, or `due` is no day
+            to come.
+    """
+    check_no_oracles(name)
+    deadline = _deadline(due)
+    if not reason.strip():
+        raise UserError("the reason is empty; say why, such as --reason 'consent withdrawn'")
+    champions.reconcile(name)
+    info = registry.model_info(registry.resolve(name))
+    chosen = requests.find_classes(info, wanted)
+    known = ledger.list_requests(name)
+    done = {i for entry in known if entry.state == states.FULFILLED for i in entry.classes}
+    requests.check_forgettable(info, [index for index in chosen if index not in done])
+    added = ledger.add_request(
+        name,
+        {index: None if index in info.forgotten else info.class_names[index] for index in chosen},
+        reason=reason,
+        requester=by,
+        due=deadline,
+        approval=approval,
+    )
+    return _added(added)
+
+
+def _added(added: Added) -> dict[str, Any]:
+    return {
+        "created": as_document(added.created) if added.created else None,
+        "existing": [as_document(entry) for entry in added.existing],
+    }
+
+
+def requested(
+    name: str, names: Mapping[int, str], *, reason: str, by: str, approval: bool
+) -> list[str]:
+    """The ids of the requests that stand for exactly these classes; what is missing is filed.
+
+    Raises:
+        UserError: one of them stands for another class too, which nobody named.
+    """
+    for entry in ledger.list_requests(name, states.OPEN):
+        more = sorted(set(entry.classes) - set(names))
+        if more and set(entry.classes) & set(names):
+            listed = ",".join(str(index) for index in sorted({*names, *entry.classes}))
+            raise UserError(
+                f"request {entry.id} asks for class {more[0]} too; run it whole with "
+                f"`expunge forget {name} --classes {listed}`, or `expunge run-requests {name}`"
+            )
+    added = ledger.add_request(name, names, reason=reason, requester=by, approval=approval)
+    return [entry.id for entry in added.requests]
+
+
+def _deadline(due: str) -> datetime | None:
+    """The end of a day such as 2027-01-31, in UTC; None for no day."""
+    if not due:
+        return None
+    try:
+        day = datetime.strptime(due, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise UserError(f"the due date is {due!r}; expected a day such as 2027-01-31") from None
+    deadline = day + timedelta(days=1, microseconds=-1)
+    if deadline < datetime.now(UTC):
+        raise UserError(f"the due date {due} is past; expected a day to come")
+    return deadline
+
+
+def list_filed(name: str | None, chosen: Sequence[str], overdue: bool) -> dict[str, Any]:
+    """The requests of a model or of all, those that are due first at the top.
+
+    Raises:
+        UserError: nothing is known of the model.
+    """
+    found = ledger.list_requests(name, chosen)
+    if name is not None and not found and not ledger.list_requests(name):
+        registry.resolve(name)
+    return {"requests": [as_document(entry) for entry in found if entry.overdue or not overdue]}
+
+
+def show_filed(request: str) -> dict[str, Any]:
+    """One request with its events, and what there still is that remembers its classes.
+
+    Raises:
+        UserError: there is no such request.
+    """
+    found = ledger.find_request(request)
+    return as_document(found) | {
+        "events": [
+            {"seq": entry.seq, "at": entry.at, "kind": entry.kind, "hash": entry.hash}
+            | {"body": dict(entry.body)}
+            for entry in ledger.events_of(request=found.id)
+        ],
+        "remembered_by": [
+            {key: getattr(entry, key) for key in ("address", "kind", "digest", "written_at")}
+            for entry in ledger.holding(found.model, found.classes)
+        ],
+    }
+
+
+def cancel_filed(request: str, by: str) -> dict[str, Any]:
+    """Withdraw a request; a run that died while it held it is settled first.
+
+    Raises:
+        RefusedError: it is fulfilled, or a run holds it.
+        UserError: there is no such request, or it is cancelled already.
+    """
+    from expunge.steps.close_requests import settle_lost
+
+    settle_lost(ledger.find_request(request).model)
+    return as_document(ledger.cancel_request(request, by))
+
+
+def approve_filed(request: str, by: str) -> dict[str, Any]:
+    """Approve a request as a second person.
+
+    Raises:
+        RefusedError: it is who filed it.
+        UserError: there is no such request, or it waits for no approval.
+    """
+    return as_document(ledger.approve_request(request, by))
+
+
+def retry_filed(request: str) -> dict[str, Any]:
+    """Put a rejected or parked request back into the queue.
+
+    Raises:
+        UserError: there is no such request, or it is in another state.
+    """
+    return as_document(ledger.retry_request(request))
+
+
+def redact_filed(request: str) -> dict[str, Any]:
+    """Erase who asked, why, and the names of the classes; the log and its chain stay.
+
+    Raises:
+        UserError: there is no such request.
+    """
+    found = ledger.find_request(request)
+    erased = ledger.erase_texts(found.id, found.model)
+    return as_document(ledger.find_request(found.id)) | {"erased": erased}
