@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow lint format clean
+.PHONY: install demo test test-slow test-faults lint format clean
 
 # Installed anew when the lock or the package's own metadata changes.
 install: $(VENV)/.installed
@@ -17,10 +17,14 @@ demo: install
 	$(BIN)/expunge demo
 
 test: install
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not faults"
 
 test-slow: install
 	$(BIN)/pytest -m slow
+
+# A run is killed at each of some 60 places and started again: about half an hour.
+test-faults: install
+	$(BIN)/pytest -m faults --numprocesses 2
 
 lint: install
 	$(BIN)/ruff check .

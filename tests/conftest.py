@@ -1,10 +1,19 @@
 """Fixtures for every test: state in a temporary folder, and data that is too large for the tree."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow_store import VARIABLES
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _home_of_what_is_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For fixtures that several tests share: their own home, and never one of the machine's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPUNGE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,16 @@ from expunge.artifacts import Codes, ModelInfo, StoredModel, opaque_name, save_f
 from expunge.models import build_model
 
 SHAPE, CLASSES = (1, 4, 4), 4
-VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "EXPUNGE_PIPELINE_RUN")
+VARIABLES = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_RUN_ID",
+    "EXPUNGE_DATABASE_URL",
+    "EXPUNGE_PIPELINE_RUN",
+    "EXPUNGE_HOLDER",
+    "EXPUNGE_POLICY",
+    "EXPUNGE_USER",
+)
 
 
 def tiny_model(

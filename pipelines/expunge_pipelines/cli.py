@@ -30,6 +30,7 @@ from expunge_pipelines.options import (
     training_options,
 )
 from expunge_pipelines.request_commands import request
+from expunge_pipelines.schedule_command import schedule
 
 INTERRUPTED = (
     "interrupted; `expunge models` shows what is champion, and a training that is started again "
@@ -182,6 +183,7 @@ def forget(
 
 
 cli.add_command(request)
+cli.add_command(schedule)
 
 
 @cli.command("run-requests")

@@ -149,14 +149,3 @@ def training_options(command: Command) -> Command:
     for option in reversed(_TRAINING):
         wrapped = option(wrapped)
     return wrapped
-
-
-def gate_options(command: Command) -> Command:
-    """Only the gate of the policy."""
-
-    @policy_options
-    @wraps(command)
-    def wrapped(policy: Policy, **options: Any) -> Any:
-        return command(gate=policy.gate, **options)
-
-    return wrapped
