@@ -4,7 +4,7 @@ import pytest
 
 from expunge.config import BASE_CHECKS, GateConfig
 from expunge.errors import UserError
-from expunge.policy import load_policy
+from expunge.policy import Policy, load_policy
 
 
 def written(folder: Path, text: str) -> Path:
@@ -14,8 +14,9 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_what_is_left_out_keeps_its_default(tmp_path: Path) -> None:
-    assert load_policy(written(tmp_path, "budget: 0.01")) == GateConfig(budget=0.01)
-    assert load_policy(written(tmp_path, "{}")) == GateConfig()
+    assert load_policy(written(tmp_path, "budget: 0.01")) == Policy(GateConfig(budget=0.01))
+    assert load_policy(written(tmp_path, "{}")) == Policy(GateConfig(), approval=False)
+    assert load_policy(written(tmp_path, "approval: true")) == Policy(approval=True)
 
 
 def test_every_key_is_taken(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
         worst_drop: 0.05
         block: [forget_error, head_recovery]
     """
-    assert load_policy(written(tmp_path, text)) == GateConfig(
+    assert load_policy(written(tmp_path, text)).gate == GateConfig(
         forget_error=1,
         budget=0,
         worst_drop=0.05,
@@ -37,7 +38,7 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
 
 def test_an_option_goes_before_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, "{budget: 0.01, worst_drop: 0.02}")
-    policy = load_policy(path, budget=0.03, worst_drop=None)
+    policy = load_policy(path, budget=0.03, worst_drop=None).gate
     assert (policy.budget, policy.worst_drop) == (0.03, 0.02)
 
 
@@ -56,6 +57,7 @@ def test_a_wrong_option_is_not_the_files_fault(tmp_path: Path) -> None:
         ("block: []", "block is empty; name the checks"),
         ("block: forget_error", "block is 'forget_error'; expected a list of checks"),
         ("block: [1]", r"block is \[1\]; expected a list of checks"),
+        ("approval: 1", "approval is 1; expected true or false"),
         ("grade: failed", "grade is 'failed'; expected one of suppressed, forgotten"),
         ("grade: 1", "grade is 1; expected suppressed or forgotten"),
         ("budget: 1.5", "budget is 1.5; expected a value from 0 to 1"),

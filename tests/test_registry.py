@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlflow_store import Registrar, tiny_model
 
-from expunge import registry
+from expunge import champions, registry
 from expunge.artifacts import load_model, sha256_file
 from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.registry import store as connection
@@ -55,7 +55,7 @@ def test_the_lineage_is_tagged(registrar: Registrar) -> None:
 def test_models_and_resolve(registrar: Registrar) -> None:
     for name, seed in (("shapes", 0), ("birds", 1), ("shapes", 2)):
         registrar(name, seed)
-    registry.promote("shapes", 1, None)
+    champions.promote("shapes", 1, None)
     listed = [(entry.name, entry.version, entry.aliases) for entry in registry.models()]
     assert listed == [("birds", 1, ()), ("shapes", 2, ()), ("shapes", 1, ("champion",))]
     assert registry.resolve("shapes").version == 1
@@ -78,7 +78,7 @@ def test_a_version_of_something_else(registrar: Registrar) -> None:
     with pytest.raises(UserError, match=r"version 2 of 'shapes' was not registered by expunge"):
         registry.resolve("shapes", 2)
     with pytest.raises(RefusedError, match="was not registered by expunge with a passed gate"):
-        registry.promote("shapes", 2, None)
+        champions.promote("shapes", 2, None)
 
 
 def test_download_gives_the_model_folder_back(registrar: Registrar, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_plain_mlflow_clients_load_the_champion(registrar: Registrar, tiny_onnx:
     from expunge.export import load_session, predict_onnx
 
     registrar("shapes")
-    registry.promote("shapes", 1, None)
+    champions.promote("shapes", 1, None)
     assert mlflow.onnx.load_model("models:/shapes@champion") == onnx.load(tiny_onnx)
     model = mlflow.pyfunc.load_model("models:/shapes@champion")
     expected = predict_onnx(load_session(tiny_onnx), IMAGES_NHWC, 3)
@@ -189,7 +189,7 @@ def test_mlflow_serves_the_champion(registrar: Registrar, tiny_onnx: Path) -> No
     from expunge.export import load_session, predict_onnx
 
     registrar("shapes")
-    registry.promote("shapes", 1, None)
+    champions.promote("shapes", 1, None)
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

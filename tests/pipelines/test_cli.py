@@ -11,7 +11,8 @@ from trained_store import command
 from expunge import __version__
 from expunge.config import GateConfig
 from expunge.errors import RefusedError
-from expunge_pipelines import jobs
+from expunge.policy import Policy
+from expunge_pipelines import forgetting, jobs
 from expunge_pipelines.cli import main
 
 TRAIN = ["train", "shapes", "--data", "digits", "--arch", "mlp"]
@@ -103,18 +104,18 @@ def test_what_is_given_overrides_the_policy(
     policy.write_text("grade: forgotten\nbudget: 0.5\nforget_error: 0.7\nblock: [cmia]\n")
     gates: list[GateConfig] = []
 
-    def kept(name: str, wanted: list[str], *, gate: GateConfig, **options: object) -> None:
-        gates.append(gate)
+    def kept(name: str, wanted: list[str], *, policy: Policy, **options: object) -> None:
+        gates.append(policy.gate)
         raise RefusedError("seen")
 
-    monkeypatch.setattr(jobs, "forget", kept)
+    monkeypatch.setattr(forgetting, "forget", kept)
     request = ["forget", "shapes", "--classes", "1", "--budget", "0.25", "--worst-drop", ""]
     assert command(*request, "--policy", str(policy))[0] == 1
     assert command(*request)[0] == 1
-    assert gates == [
-        GateConfig(forget_error=0.7, budget=0.25, grade="forgotten", block=("cmia",)),
-        GateConfig(budget=0.25),
-    ]
+    monkeypatch.setenv("EXPUNGE_POLICY", str(policy))
+    assert command(*request)[0] == 1
+    own = GateConfig(forget_error=0.7, budget=0.25, grade="forgotten", block=("cmia",))
+    assert gates == [own, GateConfig(budget=0.25), own]
 
 
 def test_an_untrustworthy_measurement_is_exit_3_and_still_a_document(
@@ -122,7 +123,7 @@ def test_an_untrustworthy_measurement_is_exit_3_and_still_a_document(
 ) -> None:
     result = {"passed": False, "trustworthy": False, "checks": [], "report": "page.html"}
     result |= {"reasons": ["The mask passed.", "It differs."], "problems": ["The mask passed."]}
-    monkeypatch.setattr(jobs, "forget", lambda *_, **__: result)
+    monkeypatch.setattr(forgetting, "forget", lambda *_, **__: result)
     code, out, err = command("forget", "shapes", "--classes", "1", "--json")
     assert code == 3
     assert json.loads(out) == result

@@ -9,13 +9,22 @@ from kfp import components
 
 from expunge.ops import STEPS
 from expunge_pipelines.client import compile_all
-from expunge_pipelines.resources import MLFLOW_SECRET, RESOURCES, S3_SECRET
+from expunge_pipelines.resources import DATABASE_SECRET, MLFLOW_SECRET, RESOURCES, S3_SECRET
 
 # Each pipeline, and steps that it has to have.
 PIPELINES = {
     "train": {"validate", "record", "register", "promote"},
     "oracles": {"find-oracle", "train", "export-onnx", "keep-oracle"},
-    "forget": {"load-oracles", "validate", "report", "record", "register", "promote"},
+    "forget": {
+        "claim-requests",
+        "load-oracles",
+        "validate",
+        "report",
+        "record",
+        "register",
+        "promote",
+        "close-requests",
+    },
 }
 
 
@@ -57,6 +66,9 @@ def test_each_task_asks_for_its_resources(folder: Path, name: str) -> None:
             assert given["accelerator"]["resourceType"] == "nvidia.com/gpu"
         secrets = {row["secretName"] for row in kubernetes[label].get("secretAsEnv", [])}
         assert (MLFLOW_SECRET in secrets, S3_SECRET in secrets) == (wanted.mlflow, wanted.s3)
+        assert (DATABASE_SECRET in secrets) == wanted.ledger
+        fields = {row["name"] for row in kubernetes[label].get("fieldPathAsEnv", [])}
+        assert ("EXPUNGE_PIPELINE_RUN" in fields) == (wanted.mlflow or wanted.ledger)
         mounts = kubernetes[label].get("emptyDirMounts", [])
         assert [mount["mountPath"] for mount in mounts] == (
             ["/dev/shm"] if wanted.shared_memory else []
@@ -81,8 +93,9 @@ def test_only_pure_steps_are_cached_and_all_are_retried(folder: Path, name: str)
         step = label.rstrip("0123456789").rstrip("-")
         assert task["cachingOptions"].get("enableCache", False) == RESOURCES[step].cached
         assert task["retryPolicy"]["maxRetryCount"] == RESOURCES[step].retries
-    changing = ("load-version", "load-oracles", "find-oracle", "keep-oracle", "record", "register")
-    assert not any(RESOURCES[step].cached for step in (*changing, "promote"))
+    changing = ("claim-requests", "load-oracles", "find-oracle", "keep-oracle", "record")
+    last = ("register", "promote", "close-requests")
+    assert not any(RESOURCES[step].cached for step in (*changing, *last))
 
 
 def test_the_seeds_of_oracles_are_a_parameter_and_run_side_by_side(folder: Path) -> None:
@@ -97,12 +110,23 @@ def test_the_seeds_of_oracles_are_a_parameter_and_run_side_by_side(folder: Path)
     assert "iteratorPolicy" not in loops[0]
 
 
+def test_requests_are_settled_however_a_forget_ends(folder: Path) -> None:
+    """kfp's sign of an exit handler is a task that takes the others' final status."""
+    spec, _ = documents(folder / "forget.yaml")
+    last = spec["root"]["dag"]["tasks"]["close-requests"]
+    assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert "taskFinalStatus" in last["inputs"]["parameters"]["status"]
+    handled = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert {"claim-requests", "condition-2"} == set(handled)
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_credentials_are_references(folder: Path, name: str) -> None:
     """Every name of a credential stands in a secret's key, and none beside a value."""
     spec, platform = documents(folder / f"{name}.yaml")
     assert "AWS_SECRET_ACCESS_KEY" not in yaml.safe_dump(spec)
     assert "MLFLOW_TRACKING_PASSWORD" not in yaml.safe_dump(spec)
+    assert "EXPUNGE_DATABASE_URL" not in yaml.safe_dump(spec)
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     pairs = [
         pair

@@ -50,6 +50,7 @@ def forgotten(*, error: float = 1.0, **changed: Any) -> dict[str, Any]:
         "base_version": 4,
         "classes": [1],
         "request": "shapes --classes index:1 --base-version 4",
+        "requests": [{"id": "20261124-ab", "state": "fulfilled" if passed else "rejected"}],
         "rule": "natural",
         "before": before,
         "after": after,
@@ -67,7 +68,7 @@ def forgotten(*, error: float = 1.0, **changed: Any) -> dict[str, Any]:
         "version": 5 if passed else None,
         "dry_run": False,
         "report": "/home/exports/shapes-[a].html",
-        "seconds": {"load_version": 1.5, "perturb": 2.25},
+        "seconds": {"claim_requests": 1.5, "perturb": 2.25},
         "total_seconds": 4.0,
     }
     return result | changed
@@ -78,6 +79,8 @@ def trained(*, passed: bool = True, **changed: Any) -> dict[str, Any]:
         "model": "shapes",
         "version": 1 if passed else None,
         "erased": [],
+        "asked": {},
+        "fulfilled": [],
         "after": {"test_accuracy": 0.968, "per_class": [0.9, 1.0, 1.0]},
         "checks": [check("code_accuracy", 1.0 if passed else 0.5, 1.0, samples=None)],
         "grade": "trained" if passed else "failed",

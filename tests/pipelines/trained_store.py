@@ -1,17 +1,16 @@
 """One state folder for the session in which version 1 was trained and version 2 forgot class 3."""
 
 import contextlib
-import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import command, document
 from mlflow_store import VARIABLES as MLFLOW
 
-from expunge_pipelines.cli import main
+__all__ = ["GONE", "NAME", "Store", "command", "document", "state", "trained"]
 
 NAME, GONE = "digits", 3
 
@@ -23,22 +22,6 @@ class Store:
     home: Path
     train: dict[str, Any]
     forget: dict[str, Any]
-
-
-def command(*arguments: str) -> tuple[int, str, str]:
-    """Run the command in this process: exit code, stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(list(arguments))
-    return code, out.getvalue(), err.getvalue()
-
-
-def document(*arguments: str, code: int = 0) -> dict[str, Any]:
-    """What the command prints with `--json`, all of stdout; it must end with `code`."""
-    found, out, err = command(*arguments, "--json")
-    assert found == code, err
-    value: dict[str, Any] = json.loads(out)
-    return value
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow_store import Registrar, tiny_model
 
-from expunge import registry
+from expunge import champions, registry
 from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.oracles import recipe_key
 from expunge.registry import registration
@@ -68,11 +68,11 @@ def test_a_name_of_oracles_is_said_to_be_one(registrar: Registrar) -> None:
 def test_an_oracle_is_never_promoted(registrar: Registrar) -> None:
     registrar.oracle("shapes", 1001)
     with pytest.raises(RefusedError, match=r"is an oracle, .* it never becomes champion"):
-        registry.promote("shapes-oracles", 1, None)
+        champions.promote("shapes-oracles", 1, None)
     client = connection.connect()
     client.set_model_version_tag("shapes-oracles", "1", "expunge.gate", "passed")
     with pytest.raises(RefusedError, match="it never becomes champion"):
-        registry.promote("shapes-oracles", 1, None)
+        champions.promote("shapes-oracles", 1, None)
     assert registry.versions("shapes-oracles")[0].aliases == ()
 
 

@@ -10,13 +10,13 @@ from tiny_data import write_tiny
 
 from expunge import registry
 from expunge.artifacts import load_model_info, write_json
-from expunge.config import TrainConfig
+from expunge.config import ClaimConfig, TrainConfig
 from expunge.errors import RefusedError, UserError
 from expunge.oracles import oracle_config, oracle_seeds, recipe_key
+from expunge.steps.claim_requests import claim_requests
 from expunge.steps.find_oracle import find_oracle
 from expunge.steps.keep_oracle import keep_oracle
 from expunge.steps.load_oracles import load_oracles
-from expunge.steps.load_version import load_version
 from expunge.steps.train import train
 
 pytest_plugins = ["mlflow_store"]
@@ -106,5 +106,6 @@ def test_an_oracle_is_not_what_a_forget_starts_from(
 ) -> None:
     config = oracle_config(load_model_info(base), [3])
     keep(trained(tmp_path / "oracle", config, tmp_path / "data"), tiny_onnx)
+    dry = ClaimConfig("shapes-oracles", "run", dry_run=True, classes=(2,), version=1)
     with pytest.raises(UserError, match=r"is an oracle, .* forget classes of 'shapes'"):
-        load_version("shapes-oracles", 1, tmp_path / "model", [2])
+        claim_requests(dry, tmp_path / "model")

@@ -10,7 +10,7 @@ import torch
 from mlflow_store import Registrar
 from torch import nn
 
-from expunge import registry
+from expunge import champions
 from expunge.artifacts import load_model_info
 from expunge.config import TrainConfig
 from expunge.errors import UserError
@@ -56,7 +56,7 @@ def test_one_thread_is_for_small_networks_of_matrices() -> None:
 def test_a_registered_version_to_begin_with_is_fetched(registrar: Registrar) -> None:
     registrar("shapes", 0, forgotten=(3,))
     registrar("shapes", 1)
-    registry.promote("shapes", 1, None)
+    champions.promote("shapes", 1, None)
     for uri, forgotten in (
         ("models:/shapes/1", (3,)),
         ("models:/shapes/2", ()),

@@ -111,14 +111,15 @@ def adopt_champion(
 ) -> Champion:
     """Take over the champion of a model that the ledger does not know yet; else leave its row.
 
-    `erased` are the classes that must not come back, each with the version that erased it first.
+    `erased` are the classes that must not come back, each with the version that erased it first;
+    what the champion itself has forgotten is among them, whether `erased` names it or not.
     """
     with writing("adopt a champion") as connection:
         current = _champion(connection, model)
         if current is not None:
             return current
-        for index in sorted(erased):
-            _erase(connection, model, erased[index], {index})
+        for index, first in sorted({**dict.fromkeys(forgotten, version), **erased}.items()):
+            _erase(connection, model, first, {index})
         return _write(connection, model, version, previous, forgotten, grade, "adopted")
 
 

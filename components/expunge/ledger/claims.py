@@ -73,20 +73,17 @@ def claim_requests(
         held = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
         if held:
             return held[0]
-        candidates = _candidates(connection, model, only, approval)
-        if candidates and candidates[0].alone and not only:
-            candidates = candidates[:1]
-        elif not only:
-            candidates = [entry for entry in candidates if not entry.alone]
-        taken = _fitting(connection, candidates, classes, forgotten)
-        if not taken:
-            return None
-        wanted = {index for entry in taken for index in entry.classes} - set(forgotten)
-        moment = now(connection)
-        token = connection.execute(
-            insert(claims)
-            .returning(claims.c.token)
-            .values(
+        candidates, waiting = _candidates(connection, model, only, approval)
+        taken: list[Request] = []
+        while candidates and not taken and not (only and waiting):
+            chosen = candidates if only else _together(candidates)
+            taken = _fitting(connection, chosen, classes, forgotten)
+            candidates = [entry for entry in candidates if entry not in chosen]
+        if taken:
+            moment = now(connection)
+            return _hold(
+                connection,
+                taken,
                 model=model,
                 run=run,
                 holder=holder,
@@ -94,25 +91,34 @@ def claim_requests(
                 opened_at=stamp(moment),
                 lease_until=stamp(moment + timedelta(seconds=lease_seconds)),
                 base_version=base_version,
-                classes=sorted(wanted),
+                classes=sorted({i for entry in taken for i in entry.classes} - set(forgotten)),
             )
-        ).scalar_one()
-        ids = [entry.id for entry in taken]
-        connection.execute(
-            update(requests)
-            .where(requests.c.id.in_(ids))
-            .values(state=CLAIMED, token=token, attempts=requests.c.attempts + 1)
+    if only and waiting:  # which is written down by now, so that they can be approved
+        raise RefusedError(
+            f"request {waiting[0].id} waits for a second person: "
+            f"`expunge request approve {waiting[0].id}`"
         )
-        for request in ids:
-            append(connection, "request-claimed", model, request,
-                   token=token, run=run, base_version=base_version)  # fmt: skip
-        return _select(connection, claims.c.token == token)[0]
+    return None
+
+
+def _hold(connection: Connection, taken: Sequence[Request], **values: Any) -> Claim:
+    token = connection.execute(insert(claims).returning(claims.c.token).values(values)).scalar_one()
+    ids = [entry.id for entry in taken]
+    connection.execute(
+        update(requests)
+        .where(requests.c.id.in_(ids))
+        .values(state=CLAIMED, token=token, attempts=requests.c.attempts + 1, settled_at=None)
+    )
+    for request in ids:
+        append(connection, "request-claimed", values["model"], request,
+               token=token, run=values["run"], base_version=values["base_version"])  # fmt: skip
+    return _select(connection, claims.c.token == token)[0]
 
 
 def _candidates(
     connection: Connection, model: str, only: Sequence[str], approval: bool
-) -> list[Request]:
-    """The requests that a run may take, the first due first."""
+) -> tuple[list[Request], list[Request]]:
+    """The requests that a run may take, the first due first, and those that wait for approval."""
     if only:
         found = select_requests(connection, model=model, ids=only)
         for entry in found:
@@ -126,17 +132,22 @@ def _candidates(
     missing = [
         entry for entry in found if entry.state == UNAPPROVED or (approval and not entry.approved)
     ]
-    if missing and only:
-        raise RefusedError(
-            f"request {missing[0].id} waits for a second person: "
-            f"`expunge request approve {missing[0].id}`"
-        )
-    for entry in missing:  # filed under a policy that asked for no approval
-        connection.execute(
-            update(requests).where(requests.c.id == entry.id).values(state=UNAPPROVED)
-        )
-        append(connection, "approval-demanded", model, entry.id)
-    return [entry for entry in found if entry not in missing]
+    for entry in missing:  # some were filed under a policy that asked for no approval
+        if entry.state != UNAPPROVED:
+            connection.execute(
+                update(requests)
+                .where(requests.c.id == entry.id)
+                .values(state=UNAPPROVED, settled_at=None)
+            )
+            append(connection, "approval-demanded", model, entry.id)
+    return [entry for entry in found if entry not in missing], missing
+
+
+def _together(candidates: Sequence[Request]) -> list[Request]:
+    """Those that go into one run: the first due, if it is to be alone, or all that are not."""
+    if candidates[0].alone:
+        return [candidates[0]]
+    return [entry for entry in candidates if not entry.alone]
 
 
 def _fitting(
@@ -229,7 +240,7 @@ def close_claim(
     rest: where the gate rejected, a request that was alone is rejected and several are put back,
     each to be tried alone. An untrustworthy verdict parks them. Anything else puts them back; an
     `outcome` of "failed" counts as one of `attempts`, after which they are parked with `error`, and
-    until then each is tried alone.
+    from the second on each is tried alone.
     """
     with writing("close a claim") as connection:
         active = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
@@ -272,8 +283,8 @@ def _settle(
         _park(connection, entry, "the measurement could not be trusted: a control failed")
     elif outcome == FAILED and entry.attempts >= attempts:
         _park(connection, entry, error or "the run failed")
-    elif outcome == FAILED:  # of several, one may be what makes it fail
-        alone = int(several or entry.alone)
+    elif outcome == FAILED:  # twice: of several, one may be what makes it fail
+        alone = int((several and entry.attempts > 1) or entry.alone)
         _set(connection, entry, PENDING, "put-back", error=error or None, alone=alone)
     else:  # overtaken or interrupted: no fault of the request, and no attempt
         _set(connection, entry, PENDING, "put-back", attempts=entry.attempts - 1)

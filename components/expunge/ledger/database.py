@@ -17,16 +17,23 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from expunge import environment
 from expunge.errors import OperationalError, UserError
 from expunge.ledger.schema import head
 
-SQLITE_WAIT = 30  # seconds for other writers; a transaction takes milliseconds
+WAIT = 30  # seconds for other writers; a transaction takes milliseconds
 CONNECT_SECONDS = 5  # a TCP handshake and a login
 FIRST = "0" * 64  # the hash before the first event
+# By what an address may begin with, what it stands for: which driver SQLAlchemy takes where none is
+# named depends on its version.
+DRIVERS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
 # Any number that no other program takes for a lock of its own: "expunge" as hexadecimal digits.
 MIGRATION_LOCK = 0x657870756E6765
 
@@ -40,7 +47,8 @@ def writing(doing: str) -> Iterator[Connection]:
 
     Raises:
         OperationalError: the database is down, locked or full; `doing` says what could not be done.
-        UserError: `EXPUNGE_DATABASE_URL` is none, or a newer version of expunge made the tables.
+        UserError: `EXPUNGE_DATABASE_URL` is none, a newer version of expunge made the tables, or a
+            text to be written is not UTF-8.
     """
     with _errors(doing), _transaction(writes=True) as connection:
         connection.execute(select(head.c.seq).with_for_update())
@@ -72,8 +80,32 @@ def _transaction(writes: bool) -> Iterator[Connection]:
     engine = _engine(environment.database_url())
     if engine.url.render_as_string(False) not in _ready:
         _migrate(engine)
-    with engine.connect().execution_options(writes=writes) as connection, connection.begin():
+    with _connected(engine, writes) as connection:
         yield connection
+
+
+@contextmanager
+def _connected(engine: Engine, writes: bool) -> Iterator[Connection]:
+    """A transaction, in which a reader sees one moment whatever others write meanwhile.
+
+    A writer waits for its turn first, and has to see what the one before it left. Neither waits for
+    ever, and a writer that was stopped halfway loses its turn.
+    """
+    options: dict[str, Any] = {"writes": writes}
+    if engine.dialect.name == "postgresql":
+        options["isolation_level"] = "READ COMMITTED" if writes else "REPEATABLE READ"
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(text(_PATIENCE), {"wait": f"{WAIT}s"})
+        yield connection
+
+
+# For one transaction, where neither the address nor the server says anything else.
+_PATIENCE = """
+SELECT set_config(name, :wait, true)
+FROM (VALUES ('lock_timeout'), ('idle_in_transaction_session_timeout')) AS settings (name)
+WHERE current_setting(name) = '0'
+"""
 
 
 @cache
@@ -82,9 +114,10 @@ def _engine(address: str) -> Engine:
     url = _parsed(address)
     if url.get_backend_name() == "sqlite":
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
-        options = {} if "timeout" in url.query else {"timeout": SQLITE_WAIT}
+        patience = {"timeout": WAIT}
     else:
-        options = {"connect_timeout": CONNECT_SECONDS}
+        patience = {"connect_timeout": CONNECT_SECONDS}
+    options = {key: value for key, value in patience.items() if key not in url.query}
     engine = create_engine(url, poolclass=NullPool, connect_args=options)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _ours_to_begin)
@@ -96,19 +129,44 @@ def _parsed(address: str) -> URL:
     expected = "expected sqlite:////absolute/file.db or postgresql+psycopg://user@host/database"
     try:
         url = make_url(address)
-        backend = url.get_backend_name()
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise UserError(f"EXPUNGE_DATABASE_URL is no address of a database; {expected}") from None
-    if backend not in ("sqlite", "postgresql"):
-        raise UserError(f"EXPUNGE_DATABASE_URL names a database of kind {backend!r}; {expected}")
-    if backend == "sqlite" and url.database in (None, "", ":memory:"):
-        raise UserError(f"EXPUNGE_DATABASE_URL names no file to keep the ledger in; {expected}")
+    if url.drivername not in DRIVERS:
+        raise UserError(
+            f"EXPUNGE_DATABASE_URL names a database of kind {url.drivername!r}; {expected}"
+        )
+    url = url.set(drivername=DRIVERS[url.drivername])
+    if url.drivername == "sqlite":
+        _check_file(url, expected)
+    elif "@" in f"{url.host}{url.database}":
+        raise UserError(
+            "EXPUNGE_DATABASE_URL has an '@' or '/' in its user or password; write %40 or %2F"
+        )
     return url
 
 
+def _check_file(url: URL, expected: str) -> None:
+    if url.database in (None, "", ":memory:"):
+        raise UserError(f"EXPUNGE_DATABASE_URL names no file to keep the ledger in; {expected}")
+    try:
+        float(str(url.query.get("timeout", WAIT)))
+        known = set(url.query) <= {"timeout"}
+    except ValueError:
+        known = False
+    if not known:
+        raise UserError(
+            "EXPUNGE_DATABASE_URL has an option that a file does not take; expected at most "
+            "?timeout=SECONDS"
+        )
+
+
 def _ours_to_begin(connection: Any, _: Any) -> None:
-    """Keep sqlite3 from opening transactions by itself, late and without DDL in them."""
+    """Keep sqlite3 from opening transactions by itself, late and without DDL in them.
+
+    And have it overwrite what is deleted, which it does by itself only where it was built so.
+    """
     connection.isolation_level = None
+    connection.execute("PRAGMA secure_delete = ON")
 
 
 def _begin(connection: Connection) -> None:
@@ -123,10 +181,10 @@ def _migrate(engine: Engine) -> None:
     with _migrating:
         if address in _ready:
             return
-        with engine.connect().execution_options(writes=False) as connection, connection.begin():
+        with _connected(engine, writes=False) as connection:
             found = _revision(connection)
         if found != _newest():
-            with engine.connect().execution_options(writes=True) as connection, connection.begin():
+            with _connected(engine, writes=True) as connection:
                 if engine.dialect.name == "postgresql":
                     connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
                 _upgrade(connection, _revision(connection))
@@ -169,36 +227,47 @@ def _errors(doing: str) -> Iterator[None]:
     """Turn what SQLAlchemy, the driver and the disk raise into one line with a remedy."""
     try:
         yield
+    except UnicodeError as error:
+        raise UserError(f"the ledger could not {doing}: {error}; use UTF-8") from error
     except (SQLAlchemyError, OSError) as error:
-        where = environment.redacted(environment.database_url())
         raise OperationalError(
-            f"the ledger at {where} could not {doing}: {_reason(error)}"
+            f"the ledger at {_where()} could not {doing}: {_reason(error)}"
         ) from error
 
 
-# What the databases say, and what can be done about it.
+def _where() -> str:
+    """The address without its user, password and options."""
+    url = _parsed(environment.database_url())
+    shown = URL.create(url.drivername, host=url.host, port=url.port, database=url.database)
+    return shown.render_as_string()
+
+
+# What the databases say in lower case, and what can be done about it: the first that fits. Of a
+# failure to connect, whatever its cause, PostgreSQL's driver says "connection" too.
 _REMEDIES = {
     "database is locked": "another process holds it; try again, or end that process",
+    "lock timeout": "another process holds it; try again, or end that process",
     "disk is full": "free some space",
-    "No space left": "free some space",
-    "disk I/O error": "check the disk",
+    "no space left": "free some space",
+    "disk i/o error": "check the disk",
     "readonly": "check its permissions",
     "read-only": "check its permissions",
+    "permission denied": "check its permissions",
+    "not permitted": "check its permissions",
     "unable to open": "check that the folder exists and its permissions",
     "not a database": "it is another kind of file; name another in EXPUNGE_DATABASE_URL",
-    "connection": "start the database, or check EXPUNGE_DATABASE_URL",
     "authentication": "check the user and password in EXPUNGE_DATABASE_URL",
     "does not exist": "create it, or check EXPUNGE_DATABASE_URL",
+    "too many": "try again, or let the server take more connections",
+    "connection": "start the database, or check EXPUNGE_DATABASE_URL",
 }
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, NoSuchModuleError):
-        return f"{error}; check EXPUNGE_DATABASE_URL"
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     lines = str(cause).strip().splitlines()
     reason = environment.redacted(lines[0] if lines else repr(cause))
     for sign, remedy in _REMEDIES.items():
-        if sign in reason:
+        if sign in reason.lower():
             return f"{reason}; {remedy}"
     return reason

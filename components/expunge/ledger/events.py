@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from expunge.errors import OperationalError
 from expunge.ledger.database import FIRST, now, reading, stamp, writing
-from expunge.ledger.schema import events, head, texts
+from expunge.ledger.schema import events, head, requests, texts
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,11 @@ def keep_text(connection: Connection, request: str, field: str, text: str) -> st
 def erase_texts(request: str, model: str) -> int:
     """Erase the personal texts of a request for good, and return how many there were.
 
-    What was asked of which class index, when and with what outcome stays.
+    With them goes what its last run failed with, which may quote a name. What was asked of which
+    class index, when and with what outcome stays.
     """
     with writing("erase texts") as connection:
+        connection.execute(update(requests).where(requests.c.id == request).values(error=None))
         chosen = (texts.c.request == request) & (texts.c.text.is_not(None))
         count = connection.execute(
             update(texts).where(chosen).values(text=None, salt=None)

@@ -216,14 +216,19 @@ def approve_request(request: str, by: str) -> Request:
     """Approve a request as a second person, so that a run may take it.
 
     Raises:
-        RefusedError: `by` is who asked.
+        RefusedError: `by` is who asked, or who asked was erased.
         UserError: there is no such request, or it waits for no approval.
     """
     with writing("approve a request") as connection:
         found = _find(connection, request)
         if found.state != UNAPPROVED:
             raise UserError(f"request {found.id} is {found.state}; it waits for no approval")
-        if found.requester is not None and found.requester.casefold() == by.casefold():
+        if found.requester is None:
+            raise RefusedError(
+                f"request {found.id} has its texts erased, and nobody can tell who filed it; "
+                "cancel it, and file it anew"
+            )
+        if found.requester.casefold() == by.casefold():
             raise RefusedError(
                 f"request {found.id} was filed by {by!r}; a second person has to approve it"
             )
@@ -251,8 +256,11 @@ def retry_request(request: str) -> Request:
 
 
 def _move(connection: Connection, found: Request, state: str, kind: str, **body: Any) -> Request:
-    connection.execute(update(requests).where(requests.c.id == found.id).values(state=state))
-    append(connection, kind, found.model, found.id, **body)
+    moment = append(connection, kind, found.model, found.id, **body)
+    settled = moment if state == CANCELLED else None
+    connection.execute(
+        update(requests).where(requests.c.id == found.id).values(state=state, settled_at=settled)
+    )
     return select_requests(connection, ids=[found.id])[0]
 
 
@@ -265,21 +273,23 @@ def select_requests(
     token: int | None = None,
 ) -> list[Request]:
     """The requests that are chosen, the first due first, in the caller's transaction."""
+    conditions = []
+    if model is not None:
+        conditions.append(requests.c.model == model)
+    if states:
+        conditions.append(requests.c.state.in_(list(states)))
+    if ids is not None:
+        conditions.append(requests.c.id.in_([entry for entry in ids if entry]))
+    if token is not None:
+        conditions.append(requests.c.token == token)
     query = (
         select(requests, claims.c.run)
         .outerjoin(claims, claims.c.token == requests.c.token)
+        .where(*conditions)
         .order_by(requests.c.due_at, requests.c.created_at, requests.c.id)
     )
-    if model is not None:
-        query = query.where(requests.c.model == model)
-    if states:
-        query = query.where(requests.c.state.in_(list(states)))
-    if ids is not None:
-        query = query.where(requests.c.id.in_([entry for entry in ids if entry]))
-    if token is not None:
-        query = query.where(requests.c.token == token)
     rows = connection.execute(query).mappings().all()
-    chosen = [row["id"] for row in rows]
+    chosen = select(requests.c.id).where(*conditions)  # a list of ids has its limits
     words = {
         row.digest: row.text
         for row in connection.execute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import func, insert, or_, select, update
 
 from expunge.ledger.database import now, reading, stamp, writing
 from expunge.ledger.schema import written
@@ -57,7 +57,9 @@ def note_written(
 
 def note_removed(address: str) -> int:
     """Record that an address, and all that lay under it, is gone; returns how many entries."""
-    inside = written.c.address.startswith(address.rstrip("/") + "/", autoescape=True)
+    folder = address.rstrip("/") + "/"
+    # Not LIKE, for which SQLite takes A and a for the same.
+    inside = func.substr(written.c.address, 1, len(folder)) == folder
     with writing("record what was removed") as connection:
         return int(
             connection.execute(

@@ -12,11 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from expunge import environment
+from expunge import environment, holders
 from expunge.errors import UserError
 from expunge.registry.store import connect, experiment_id, pages, store_errors
 
 MODEL_TAG, PIPELINE_TAG, KEY_TAG = "expunge.model", "expunge.pipeline", "expunge.pipeline_run"
+HOLDER_TAG = "expunge.holder"  # the process that runs the pipeline, if it runs on one machine
 RUN_ID = "MLFLOW_RUN_ID"
 BATCH = 100  # MLflow's limit on the tags, and on the params, of one request; metrics take 1000
 
@@ -96,14 +97,23 @@ def discard_run(run_id: str) -> None:
 
 
 @store_errors("end a run that was left")
-def abandon_runs(model: str, key: str) -> None:
-    """End what a pipeline run that died left open, and delete what it had half registered.
+def abandon_runs(model: str) -> None:
+    """End what forget runs of this machine left whose process was killed.
 
-    That is its files of a version that has not become one. Nothing of that pipeline run may work
-    any more: a step would find its files gone.
+    Their steps are ended, the files of a version that has not become one are deleted, and the runs
+    are closed as KILLED.
     """
     client = connect()
-    for run in _runs_of(client, model, key):
+    query = f"attributes.status = 'RUNNING' and tags.`{PIPELINE_TAG}` = 'forget'"
+    found = pages(
+        client.search_runs,
+        experiment_ids=[experiment_id(client, model)],
+        filter_string=query,
+    )
+    for run in list(found):
+        if not holders.has_ended(run.data.tags.get(HOLDER_TAG)):
+            continue
+        holders.end_leftovers(run.data.tags[KEY_TAG])
         run_id = run.info.run_id
         whole = {entry.source for entry in client.search_model_versions(f"run_id = '{run_id}'")}
         left = client.search_logged_models(
@@ -112,8 +122,7 @@ def abandon_runs(model: str, key: str) -> None:
         for entry in left:
             if f"models:/{entry.model_id}" not in whole:
                 client.delete_logged_model(entry.model_id)
-        if run.info.status == "RUNNING":
-            client.set_terminated(run_id, "KILLED")
+        client.set_terminated(run_id, "KILLED")
 
 
 def _preset_run(client: Any) -> str | None:
@@ -130,10 +139,14 @@ def _preset_run(client: Any) -> str | None:
 
 
 def _create(client: Any, model: str, kind: str) -> str:
-    key = environment.pipeline_run()
+    marks = {KEY_TAG: environment.pipeline_run(), HOLDER_TAG: environment.holder()}
     run = client.create_run(
         experiment_id(client, model),
-        tags={MODEL_TAG: model, PIPELINE_TAG: kind, **({KEY_TAG: key} if key else {})},
+        tags={
+            MODEL_TAG: model,
+            PIPELINE_TAG: kind,
+            **{tag: value for tag, value in marks.items() if value},
+        },
         run_name=f"{kind} {time.strftime('%Y-%m-%d %H:%M:%S')}",
     )
     return str(run.info.run_id)

@@ -48,10 +48,11 @@ def settle_lost(name: str, attempts: int = ATTEMPTS) -> list[Claim]:
     """
     from expunge import holders, ledger, registry
 
+    if registry.has_model(name):
+        registry.abandon_runs(name)
     lost = ledger.lost_claims(name)
     for claim in lost:
         if holders.has_ended(claim.holder):
             holders.end_leftovers(claim.run)
-            registry.abandon_runs(name, claim.run)
         close_requests(name, claim.run, error="the run died or lost its lease", attempts=attempts)
     return lost

@@ -8,10 +8,16 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# The log is append-only, whoever writes. SQLite takes a trigger for each kind of change; Postgres
-# has triggers that call a function, and for TRUNCATE too.
+# The log is append-only, whoever writes. SQLite takes a trigger for each kind of change, and one
+# for REPLACE, which deletes and calls it an insertion; Postgres has triggers that call a function,
+# and for TRUNCATE too.
 SQLITE_GUARD = """
 CREATE TRIGGER events_no_{change} BEFORE {change} ON events
+BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END
+"""
+SQLITE_NO_REPLACE = """
+CREATE TRIGGER events_no_replace BEFORE INSERT ON events
+WHEN EXISTS (SELECT 1 FROM events WHERE seq = NEW.seq)
 BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END
 """
 POSTGRES_FUNCTION = """
@@ -168,6 +174,7 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "sqlite":
         for change in ("UPDATE", "DELETE"):
             op.execute(SQLITE_GUARD.format(change=change))
+        op.execute(SQLITE_NO_REPLACE)
     else:
         op.execute(POSTGRES_FUNCTION)
         op.execute(POSTGRES_GUARD)
