@@ -242,7 +242,7 @@ def new_database(
 ) -> Iterator[Database]:
     """The ledger's database, before anybody has used it."""
     file = tmp_path / "home" / "ledger.db"
-    file.parent.mkdir()
+    file.parent.mkdir(exist_ok=True)
     if request.param == "sqlite":
         yield Database("sqlite", f"sqlite:///{file}", file, None)
         return
@@ -259,7 +259,7 @@ def database(
 ) -> Iterator[Database]:
     """The ledger's database, with its tables, and nothing in them."""
     file = tmp_path / "home" / "ledger.db"
-    file.parent.mkdir()
+    file.parent.mkdir(exist_ok=True)
     if request.param == "sqlite":
         shutil.copyfile(request.getfixturevalue("sqlite_template"), file)
         yield Database("sqlite", f"sqlite:///{file}", file, None)

@@ -7,6 +7,7 @@ import pytest
 
 from expunge.ops import IMAGE, STEPS
 from expunge_pipelines.cli import cli
+from expunge_pipelines.request_commands import request
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -14,13 +15,16 @@ PORTS = (ROOT / "components" / "README.md").read_text()
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:
-    named = set(re.findall(r"^    expunge (\w+)", README, flags=re.MULTILINE))
+    named = set(re.findall(r"^    expunge ([\w-]+)", README, flags=re.MULTILINE))
     assert named == set(cli.commands)
+    words = set(re.findall(r"`(?:expunge )?(?:request )?([\w-]+)", README))
+    assert set(request.commands) <= words | set(re.findall(r"    expunge request (\w+)", README))
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    known = {flag for command in cli.commands.values() for p in command.params for flag in p.opts}
-    known |= {"--help", "--work", "--env-manager", "--backend-store-uri"}
+    commands = [*cli.commands.values(), *request.commands.values()]
+    known = {flag for command in commands for p in command.params for flag in p.opts}
+    known |= {"--help", "--work", "--env-manager", "--backend-store-uri", "--now"}
     assert set(re.findall(r"--[a-z][a-z0-9-]+", README)) <= known
 
 

@@ -89,7 +89,7 @@ def test_what_cannot_be_known_has_not_ended() -> None:
     assert not holders.has_ended(None)
 
 
-@pytest.mark.parametrize("name", ["a b", "a) R 1 (b", "(((", "))) Z"])
+@pytest.mark.parametrize("name", ["a b", ") Z (", "(((", ")))"])
 def test_a_process_may_be_called_anything(name: str) -> None:
     """The kernel puts the name, as it is, before the numbers."""
     rename = f"import ctypes; ctypes.CDLL(None).prctl(15, {name.encode()!r}, 0, 0, 0);"

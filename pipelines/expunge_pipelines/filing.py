@@ -117,7 +117,9 @@ def show_filed(request: str) -> dict[str, Any]:
         UserError: there is no such request.
     """
     found = ledger.find_request(request)
+    claim = ledger.find_claim(found.run) if found.run else None
     return as_document(found) | {
+        "mlflow_run": claim.mlflow_run if claim else None,
         "events": [
             {"seq": entry.seq, "at": entry.at, "kind": entry.kind, "hash": entry.hash}
             | {"body": dict(entry.body)}

@@ -156,6 +156,7 @@ def _details(console: Console, value: Result) -> None:
         "reason": value["reason"] or "erased",
         "attempts": str(value["attempts"] or ""),
         "run": value["run"] or "",
+        "MLflow run": value["mlflow_run"] or "",
     }
     for label, text in rows.items():
         if text:

@@ -110,24 +110,7 @@ def test_the_body_of_a_filing(database: Database) -> None:
     assert {*body["names"], body["requester"], body["reason"]} == digests
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE events SET kind = 'request-cancelled' WHERE seq = 1",
-        "DELETE FROM events WHERE seq = 1",
-        "DELETE FROM events",
-    ],
-)
-def test_the_database_refuses_to_change_the_log(database: Database, change: str) -> None:
-    worked()
-    before = ledger.events_of()
-    with pytest.raises(DBAPIError, match="the event log is append-only"):
-        database.execute(change)
-    assert ledger.events_of() == before
-    assert ledger.verify() == len(before)
-
-
-def test_the_database_refuses_to_change_the_log_by_a_detour(database: Database) -> None:
+def test_the_database_refuses_to_change_the_log(database: Database) -> None:
     worked()
     before = ledger.events_of()
     columns = "seq, at, kind, model, request, body, previous, hash"
@@ -146,10 +129,16 @@ def test_the_database_refuses_to_change_the_log_by_a_detour(database: Database) 
             "WITH gone AS (DELETE FROM events RETURNING seq) SELECT * FROM gone",
         ),
     }
-    for detour in detours[database.kind]:
+    plain = (
+        "UPDATE events SET kind = 'forged' WHERE seq = 1",
+        "DELETE FROM events WHERE seq = 1",
+        "DELETE FROM events",
+    )
+    for change in (*plain, *detours[database.kind]):
         with pytest.raises(DBAPIError, match="the event log is append-only"):
-            database.execute(detour)
+            database.execute(change)
     assert ledger.events_of() == before
+    assert ledger.verify() == len(before)
 
 
 FORGED = [
@@ -221,14 +210,15 @@ def test_an_event_put_at_the_end_with_a_fitting_hash_is_found_by_the_head(
         ledger.verify()
 
 
-@pytest.mark.parametrize("column", ["text", "salt"])
-def test_a_changed_text_is_found(database: Database, column: str) -> None:
+def test_a_changed_text_is_found(database: Database) -> None:
     request = worked()
-    value = {"text": "Eve", "salt": "00" * 32}[column]
-    database.execute(f"UPDATE texts SET {column} = '{value}' WHERE field = 'approver'")
-    text = f"the approver of request {request} was changed; {BY_HAND}"
-    with pytest.raises(OperationalError, match=text):
-        ledger.verify()
+    for field, column, value in (("canceller", "text", "Eve"), ("approver", "salt", "00" * 32)):
+        database.execute(f"UPDATE texts SET {column} = '{value}' WHERE field = '{field}'")
+        text = f"the {field} of request {request} was changed; {BY_HAND}"
+        with pytest.raises(OperationalError, match=text):
+            ledger.verify()
+        database.execute(f"UPDATE texts SET salt = NULL, text = NULL WHERE field = '{field}'")
+        assert ledger.verify() == 9
 
 
 def test_erased_texts_leave_the_chain_whole_and_are_nowhere(database: Database) -> None:

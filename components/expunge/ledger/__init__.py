@@ -23,11 +23,11 @@ from expunge.ledger.claims import (
     Claim,
     claim_requests,
     close_claim,
+    explain_failure,
     extend_claim,
     find_claim,
     held_requests,
     lost_claims,
-    note_run,
     note_verdict,
 )
 from expunge.ledger.events import Event, erase_texts, events_of, verify
@@ -69,6 +69,7 @@ __all__ = [
     "erase_texts",
     "erasures",
     "events_of",
+    "explain_failure",
     "extend_claim",
     "find_claim",
     "find_request",
@@ -79,7 +80,6 @@ __all__ = [
     "lost_claims",
     "note_removed",
     "note_restored",
-    "note_run",
     "note_verdict",
     "note_written",
     "retry_request",

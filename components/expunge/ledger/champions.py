@@ -204,7 +204,8 @@ def note_restored(model: str, alias: str, found: int | None, restored: int | Non
 def _check_claim(connection: Connection, model: str, version: int, token: int | None) -> None:
     if token is None:
         return
-    state = connection.scalar(select(claims.c.state).where(claims.c.token == token))
+    held = (claims.c.token == token) & (claims.c.model == model)
+    state = connection.scalar(select(claims.c.state).where(held))
     if state != ACTIVE:
         raise RefusedError(
             f"the run that made version {version} of {model!r} has lost its requests (claim "

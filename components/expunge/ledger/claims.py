@@ -163,6 +163,8 @@ def _fitting(
         unknown = [index for index in entry.classes if index >= classes]
         if unknown:
             _park(connection, entry, f"class {unknown[0]} is none of the champion's {classes}")
+        elif set(entry.classes) <= set(forgotten):
+            continue  # it is fulfilled by the champion, as soon as somebody looks
         elif classes - len({*forgotten, *entry.classes}) < 2:
             _park(
                 connection,
@@ -193,15 +195,6 @@ def note_verdict(run: str, verdict: str, failed_checks: Sequence[str], mlflow_ru
             .where(claims.c.run == run, claims.c.state == ACTIVE)
             .values(verdict=verdict, failed_checks=list(failed_checks), mlflow_run=mlflow_run)
         )
-
-
-def note_run(run: str, mlflow_run: str) -> None:
-    """Keep which MLflow run logs the work of a run's claim."""
-    with writing("keep a run") as connection:
-        connection.execute(
-            update(claims).where(claims.c.run == run, claims.c.state == ACTIVE)
-            .values(mlflow_run=mlflow_run)
-        )  # fmt: skip
 
 
 def find_claim(run: str) -> Claim | None:
@@ -238,7 +231,8 @@ def close_claim(
 
     What the champion has forgotten by now is fulfilled before (`ledger.champions.fulfil`). Of the
     rest: where the gate rejected, a request that was alone is rejected and several are put back,
-    each to be tried alone. An untrustworthy verdict parks them. Anything else puts them back; an
+    each to be tried alone. An untrustworthy verdict parks them. Neither counts in a run that was
+    overtaken, since it compared with what serves no more. Anything else puts them back; an
     `outcome` of "failed" counts as one of `attempts`, after which they are parked with `error`, and
     from the second on each is tried alone.
     """
@@ -251,7 +245,7 @@ def close_claim(
         several = len(select_requests(connection, token=claim.token)) > 1
         if not left:
             outcome = FULFILLED
-        elif claim.verdict not in (None, PASSED):
+        elif outcome != OVERTAKEN and claim.verdict not in (None, PASSED):
             outcome = str(claim.verdict)
         for entry in left:
             _settle(connection, claim, entry, outcome, several, error, attempts)
@@ -262,6 +256,18 @@ def close_claim(
         )
         append(connection, "claim-closed", claim.model, token=claim.token, outcome=outcome)
         return _select(connection, claims.c.token == claim.token)[0]
+
+
+def explain_failure(run: str, error: str) -> None:
+    """Say what a run failed of, where more is known than when its claim was closed."""
+    with writing("explain a failure") as connection:
+        token = select(claims.c.token).where(claims.c.run == run, claims.c.state == CLOSED)
+        connection.execute(
+            update(requests)
+            .where(requests.c.token.in_(token), requests.c.error.is_not(None))
+            .where(requests.c.state.in_([PENDING, PARKED]))
+            .values(error=error)
+        )
 
 
 def _settle(

@@ -95,7 +95,7 @@ def _connected(engine: Engine, writes: bool) -> Iterator[Connection]:
     if engine.dialect.name == "postgresql":
         options["isolation_level"] = "READ COMMITTED" if writes else "REPEATABLE READ"
     with engine.connect().execution_options(**options) as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
+        if writes and engine.dialect.name == "postgresql":
             connection.execute(text(_PATIENCE), {"wait": f"{WAIT}s"})
         yield connection
 
