@@ -93,7 +93,7 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(tmp_path: Path, migrated_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """`EXPUNGE_HOME` with an empty store of its own."""
     home = tmp_path / "home"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     shutil.copyfile(migrated_store, home / "mlflow.db")
     monkeypatch.setenv("EXPUNGE_HOME", str(home))
     for name in VARIABLES:

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from command import command, document
+from disks import fill, mounted
 from mlflow_store import Registrar
 
 from expunge import champions, ledger, registry
@@ -212,6 +215,34 @@ def test_a_database_that_is_locked_is_one_line(
         holder.communicate("\n")
     (only,) = ledger.list_requests()
     assert (only.classes, only.state) == ((3,), "pending")
+
+
+@pytest.fixture
+def small_home(tmp_path: Path) -> Iterator[Path]:
+    """The home on a disk of its own, which the model takes a part of."""
+    with mounted(tmp_path / "home", megabytes=12) as folder:
+        yield folder
+
+
+def test_a_full_disk_is_one_line_and_the_queue_is_intact(
+    small_home: Path, champion: Registrar
+) -> None:
+    made = added("--classes", "3")
+    filler = fill(small_home)
+    for arguments in ([*ADD, "--classes", "1"], ["run-requests"], ["run-requests", "shapes"]):
+        code, _, err = command(*arguments)
+        assert code == 3, err
+        said = err.splitlines()[-1]
+        assert said.startswith("expunge: ")
+        assert re.search("disk is full|No space left|no space left|disk I/O error", said)
+        assert "free some" in said or "check" in said
+        assert "Traceback" not in err
+    filler.unlink()
+    (only,) = ledger.list_requests()
+    assert (only.id, only.state, only.attempts) == (made["id"], "pending", 0)
+    assert ledger.verify() == len(ledger.events_of())
+    assert registry.aliases("shapes") == {"champion": 1}
+    assert added("--classes", "1")["state"] == "pending"
 
 
 def test_a_run_that_lost_every_race_says_so(

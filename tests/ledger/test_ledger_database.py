@@ -15,6 +15,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from databases import KINDS, Database, Server, claimed, filed
+from disks import fill, mounted
 from sqlalchemy import NullPool, create_engine
 
 from expunge import ledger
@@ -418,32 +419,11 @@ def test_a_folder_that_cannot_be_written(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if mount is None or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system here")
-    try:
+    with mounted(tmp_path / "small", megabytes=1) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 FULL = r"; (free some space|check the disk)$"
-
-
-def fill(folder: Path) -> Path:
-    """Take all the space that there is."""
-    filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"x" * 1024):
-                pass
-        except OSError:
-            return filler
-    raise AssertionError("the disk is not full")
 
 
 def test_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
