@@ -108,7 +108,8 @@ def run_requests(
     """
     if name is not None:
         check_no_oracles(name)
-        registry.resolve(name)
+        if not registry.has_model(name):
+            registry.resolve(name)  # raises, with the names that are known
     arguments = _arguments("", rule, (), policy or Policy()) | {"attempts": attempts}
     queued = {
         entry.model for entry in ledger.list_requests(states=[states.PENDING, states.CLAIMED])
@@ -161,6 +162,8 @@ def _attempt(
     claim = ledger.find_claim(run)
     if claim is None:
         registry.discard_run(run_id)
+        return None
+    if claim.outcome == ledger.OVERTAKEN:  # and rejected beside what serves no more
         return None
     return _gathered(name, run_id, local, claim.base_version, claim.classes, _held(run))
 

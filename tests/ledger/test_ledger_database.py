@@ -28,7 +28,7 @@ pytest_plugins = ["databases"]
 IN_A_FILE, ON_A_SERVER = (
     pytest.mark.parametrize("database", [kind], indirect=True) for kind in KINDS
 )
-TABLES = {*metadata.tables, "alembic_version"}
+TABLES = {*metadata.tables, "ledger_version"}
 KILLED = """
 import os, signal, sys
 from sqlalchemy import Engine, event
@@ -68,8 +68,21 @@ def one_line(error: BaseException) -> str:
 def differences(database: Database) -> list[object]:
     engine = create_engine(database.url, poolclass=NullPool)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "version_table": "ledger_version"}
+        )
         return list(compare_metadata(context, metadata))
+
+
+def test_another_programs_migrations_in_the_same_database(new_database: Database) -> None:
+    """MLflow's, such as on one Postgres for both, with a revision of its own."""
+    new_database.execute(
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)",
+        "INSERT INTO alembic_version VALUES ('f5a4f2784254')",
+    )
+    filed(1)
+    assert new_database.execute("SELECT version_num FROM alembic_version") == [("f5a4f2784254",)]
+    assert new_database.execute("SELECT version_num FROM ledger_version") == [("r0001",)]
 
 
 def test_the_migrated_tables_are_those_of_the_schema(new_database: Database) -> None:
@@ -112,10 +125,10 @@ def test_several_processes_open_a_new_database(new_database: Database) -> None:
     assert [process.returncode for process in started] == [0] * 4, ends
     assert sorted(entry.classes[0] for entry in ledger.list_requests()) == list(range(4))
     assert ledger.verify() == 4
-    assert new_database.execute("SELECT version_num FROM alembic_version") == [("r0001",)]
+    assert new_database.execute("SELECT version_num FROM ledger_version") == [("r0001",)]
 
 
-@pytest.mark.parametrize("moment", ["CREATE TABLE events", "INTO alembic_version"])
+@pytest.mark.parametrize("moment", ["CREATE TABLE events", "INTO ledger_version"])
 def test_a_migration_that_is_killed_leaves_nothing(new_database: Database, moment: str) -> None:
     command = [sys.executable, "-c", KILLED, moment]
     killed = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
@@ -128,8 +141,8 @@ def test_a_migration_that_is_killed_leaves_nothing(new_database: Database, momen
 
 def test_tables_of_a_newer_version_are_left_alone(new_database: Database) -> None:
     new_database.execute(
-        "CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)",
-        "INSERT INTO alembic_version VALUES ('r9000')",
+        "CREATE TABLE ledger_version (version_num VARCHAR(32) PRIMARY KEY)",
+        "INSERT INTO ledger_version VALUES ('r9000')",
     )
     text = (
         "the ledger has tables of revision r9000 and this version of expunge knows r0001; upgrade "
@@ -139,7 +152,7 @@ def test_tables_of_a_newer_version_are_left_alone(new_database: Database) -> Non
         with pytest.raises(UserError, match=text) as caught:
             ledger.verify()
         assert caught.value.exit_code == 2
-    assert new_database.tables() == {"alembic_version"}
+    assert new_database.tables() == {"ledger_version"}
 
 
 EXPECTED = "expected sqlite:////absolute/file.db or postgresql+psycopg://user@host/database"
@@ -236,7 +249,7 @@ def test_a_server_that_does_not_let_one_in(
         ),
         (
             postgres.url(postgres_template, "guarded:right"),
-            "permission denied for table alembic_version; check its permissions",
+            "permission denied for table ledger_version; check its permissions",
         ),
     ):
         monkeypatch.setenv("EXPUNGE_DATABASE_URL", url)

@@ -192,9 +192,9 @@ def _migrate(engine: Engine) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+    if not inspect(connection).has_table("ledger_version"):
         return None
-    value: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    value: str | None = connection.scalar(text("SELECT version_num FROM ledger_version"))
     return value
 
 

@@ -121,7 +121,8 @@ def abandon_runs(model: str) -> None:
         )
         for entry in left:
             if f"models:/{entry.model_id}" not in whole:
-                client.delete_logged_model(entry.model_id)
+                with _suppress_missing():  # another process was first
+                    client.delete_logged_model(entry.model_id)
         client.set_terminated(run_id, "KILLED")
 
 
@@ -132,10 +133,24 @@ def _preset_run(client: Any) -> str | None:
     try:
         client.get_run(run_id)
     except Exception as error:
-        if getattr(error, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+        if not _is_missing(error):
             raise
         raise UserError(f"{RUN_ID} is {run_id!r}, and there is no such run; unset it") from error
     return run_id
+
+
+@contextmanager
+def _suppress_missing() -> Iterator[None]:
+    """Go on where MLflow says that what the body names is not there."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_missing(error):
+            raise
+
+
+def _is_missing(error: Exception) -> bool:
+    return getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
 
 def _create(client: Any, model: str, kind: str) -> str:

@@ -10,6 +10,7 @@ from expunge.ledger.schema import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
+    version_table="ledger_version",  # MLflow's tables, with a version of their own, may lie beside
     transactional_ddl=True,
 )
 with context.begin_transaction():
