@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,6 +112,23 @@ def test_personal_texts_are_erased_and_the_chain_still_checks(champion: Registra
     home = Path(os.environ["EXPUNGE_HOME"])
     assert b"consent withdrawn" not in (home / "ledger.db").read_bytes()
     assert "reason       erased" in command("request", "show", made["id"])[1]
+
+
+def test_the_log_is_verified_and_a_kept_hash_is_looked_for(champion: Registrar) -> None:
+    kept = document("request", "verify")
+    assert kept["events"] == len(ledger.events_of())
+    added("--classes", "3")
+    found = document("request", "verify", "--kept", kept["head"])
+    assert found["events"] == kept["events"] + 1
+    assert found["head"] in command("request", "verify")[1]
+    said = document("request", "verify", "--kept", "0" * 64, code=3)["error"]
+    assert f"no event of the ledger has the hash {'0' * 64}" in said
+    path = Path(os.environ["EXPUNGE_HOME"]) / "ledger.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TRIGGER events_no_UPDATE")
+        connection.execute("UPDATE events SET model = 'other' WHERE seq = 2")
+    said = document("request", "verify", code=3)["error"]
+    assert "event 2 of the ledger was changed; somebody wrote into its database by hand" in said
 
 
 @pytest.mark.parametrize(

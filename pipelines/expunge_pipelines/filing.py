@@ -7,7 +7,7 @@ from typing import Any
 
 from expunge import champions, ledger, registry, states
 from expunge import classes as requests
-from expunge.errors import UserError
+from expunge.errors import OperationalError, UserError
 from expunge.ledger import Added, Request
 from expunge.oracles import check_no_oracles
 
@@ -162,6 +162,24 @@ def retry_filed(request: str) -> dict[str, Any]:
         UserError: there is no such request, or it is in another state.
     """
     return as_document(ledger.retry_request(request))
+
+
+def verify_log(kept: str = "") -> dict[str, Any]:
+    """Check the whole event log; its length and the hash of its last event.
+
+    With `kept`, a hash that was noted down earlier, also that this event is in it still.
+
+    Raises:
+        OperationalError: an event was changed, added, left out or cut off.
+    """
+    count = ledger.verify()
+    hashes = [event.hash for event in ledger.events_of()]
+    if kept and kept not in hashes:
+        raise OperationalError(
+            f"no event of the ledger has the hash {kept}: it was written anew since that was noted "
+            "down, or the hash is another ledger's"
+        )
+    return {"events": count, "head": hashes[-1] if hashes else ""}
 
 
 def redact_filed(request: str) -> dict[str, Any]:

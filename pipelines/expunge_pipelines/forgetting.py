@@ -16,7 +16,7 @@ from expunge.policy import Policy
 from expunge.steps.close_requests import settle_lost
 from expunge_pipelines.filing import as_document, requested
 from expunge_pipelines.holding import LEASE_SECONDS, holding, new_run
-from expunge_pipelines.local import LocalRun, run_locally
+from expunge_pipelines.local import LocalRun, remove_leftovers, run_locally
 from expunge_pipelines.tracking import exported_page, registered, reports, tracked
 
 Started = Callable[[str], None]
@@ -115,6 +115,7 @@ def run_requests(
         entry.model for entry in ledger.list_requests(states=[states.PENDING, states.CLAIMED])
     }
     models = [name] if name else sorted(queued | set(ledger.champion_models()))
+    remove_leftovers()  # of runs that were killed when all was done but this
     runs: list[dict[str, Any]] = []
     for model in models:
         runs += _work_off(model, arguments | {"name": model}, on_start)

@@ -130,7 +130,7 @@ def run_locally(
     root, since = environment.home() / "runs", time.monotonic()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(root)
+        remove_leftovers()
         work = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=root))
         (work / HOLDER).write_text(holders.this_process())
         log = StepLog(work / "log.txt", on_start)
@@ -174,9 +174,9 @@ def _keep_the_log(work: Path) -> None:
         ledger.note_removed(str(work))
 
 
-def _remove_leftovers(root: Path) -> None:
-    """All but the logs of runs whose process was killed."""
-    for mark in root.glob(f"*/{HOLDER}"):
+def remove_leftovers() -> None:
+    """Remove what runs left here whose process was killed, all but their logs."""
+    for mark in (environment.home() / "runs").glob(f"*/{HOLDER}"):
         with suppress(OSError):  # the run has just ended by itself
             if holders.has_ended(mark.read_text()):
                 _keep_the_log(mark.parent)

@@ -112,6 +112,21 @@ def redact(request_id: str, as_json: bool) -> None:
     show.result(filing.redact_filed(request_id), as_json, _redacted)
 
 
+@request.command()
+@click.option("--kept", default="", metavar="HASH", help="One noted down earlier, to look for.")
+@json_option
+def verify(kept: str, as_json: bool) -> None:
+    """Check the event log from its first event to its last."""
+    from expunge_pipelines import filing
+
+    show.result(filing.verify_log(kept), as_json, _verified)
+
+
+def _verified(console: Console, value: Result) -> None:
+    console.print(f"{value['events']} events, each as it was written. The last one's hash:")
+    console.print(value["head"])
+
+
 def _filed(console: Console, value: Result) -> None:
     created = value["created"]
     if created:
