@@ -185,7 +185,10 @@ def test_a_process_that_died_between_row_and_alias_is_made_good(registrar: Regis
     asked = ledger.add_request("shapes", {3: "eve"}, reason="asked", requester="ada").created
     assert asked is not None
     champions.promote("shapes", 1, None)
-    ledger.change_champion("shapes", 2, forgotten=(3,), grade="suppressed", expected=1)
+    weights = registry.resolve("shapes", 2).digests["weights"]
+    ledger.change_champion(
+        "shapes", 2, forgotten=(3,), grade="suppressed", expected=1, weights=weights
+    )
     assert stand("shapes") == {"champion": 1}
     assert ledger.find_request(asked.id).state == "pending", "not before it serves"
     found = champions.reconcile("shapes")
@@ -202,3 +205,72 @@ def test_a_model_that_nobody_knows_has_nothing_to_reconcile(registrar: Registrar
     registrar("shapes", 0)
     with pytest.raises(UserError, match="has no champion among its versions 1"):
         champions.rollback("shapes")
+
+
+def test_a_model_made_anew_under_the_same_name_has_other_versions(registrar: Registrar) -> None:
+    """The numbers of a deleted model come again, and stand for versions that nobody checked."""
+    registrar("shapes", 0)
+    registrar("shapes", 1, forgotten=(3,))
+    champions.promote("shapes", 1, None)
+    champions.promote("shapes", 2, 1)
+    client = connection.connect()
+    client.delete_registered_model("shapes")
+    registrar("shapes", 5)
+    registrar("shapes", 6)
+    asked = ledger.add_request("shapes", {1: "bob"}, reason="asked", requester="ada").created
+    assert asked is not None
+    for version in (1, 2):
+        with pytest.raises(RefusedError, match=r"remembers class 3 \(erased by version 2\)"):
+            champions.promote("shapes", version, 2)
+    found = champions.reconcile("shapes")
+    assert (found.champion, found.missing, found.fulfilled) == (2, True, ())
+    assert "champion" not in stand("shapes")
+    assert not any(entry.promoted for entry in registry.versions("shapes"))
+    registrar("shapes", 7, forgotten=(1, 3))
+    (done,) = champions.promote("shapes", 3, 2)
+    assert done.id == asked.id
+    assert stand("shapes")["champion"] == 3
+
+
+def test_the_same_number_of_a_model_made_anew_is_another_champion(registrar: Registrar) -> None:
+    registrar("shapes", 0)
+    champions.promote("shapes", 1, None)
+    connection.connect().delete_registered_model("shapes")
+    registrar("shapes", 1, forgotten=(3,))
+    asked = ledger.add_request("shapes", {3: "eve"}, reason="asked", requester="ada").created
+    assert asked is not None
+    (done,) = champions.promote("shapes", 1, 1)
+    assert (done.id, done.version) == (asked.id, 1)
+    assert stand("shapes") == {"champion": 1}
+
+
+def test_the_newest_champion_is_taken_over_where_the_alias_may_not_stand(
+    registrar: Registrar,
+) -> None:
+    registrar("shapes", 0)
+    registrar("shapes", 1, forgotten=(3,))
+    client = connection.connect()
+    for version in ("1", "2"):
+        client.set_model_version_tag("shapes", version, "expunge.promoted", "true")
+    client.set_registered_model_alias("shapes", "champion", "1")
+    assert champions.reconcile("shapes").restored == {"champion": (1, 2)}
+    assert set(ledger.erasures("shapes")) == {3}
+
+
+def test_a_version_that_was_not_recorded_is_recorded(registrar: Registrar) -> None:
+    registrar("shapes", 0)
+    registrar("shapes", 1, forgotten=(3,))
+    champions.promote("shapes", 1, None)
+    assert ledger.addresses("shapes") == set()
+    champions.reconcile("shapes")
+    assert ledger.addresses("shapes") == {"models:/shapes/1", "models:/shapes/2"}
+    assert [entry.address for entry in ledger.holding("shapes", [3])] == ["models:/shapes/1"]
+    champions.reconcile("shapes")
+    assert len(ledger.holding("shapes", [0])) == 2
+
+
+@pytest.mark.parametrize("name", ["a'b", "a b", ""])
+def test_a_name_that_is_none(store: object, name: str) -> None:
+    for act in (champions.reconcile, champions.rollback, champions.erased):
+        with pytest.raises(UserError, match=r"the model name .* is not usable"):
+            act(name)

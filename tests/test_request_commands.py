@@ -16,8 +16,10 @@ from disks import fill, mounted
 from mlflow_store import Registrar
 
 from expunge import champions, ledger, registry
+from expunge.errors import UserError
 from expunge.policy import Policy
 from expunge_pipelines import forgetting
+from expunge_pipelines.holding import holding
 
 pytest_plugins = ["mlflow_store"]
 
@@ -98,6 +100,12 @@ def test_a_second_person_approves_where_the_policy_says_so(
     assert f"waits for a second person: `expunge request approve {made['id']}`" in refused
     refused = document("request", "approve", made["id"], "--by", "Ada", code=1)["error"]
     assert "was filed by 'Ada'; a second person has to approve it" in refused
+    monkeypatch.delenv("EXPUNGE_POLICY")
+    other = added("--classes", "1")
+    monkeypatch.setenv("EXPUNGE_POLICY", str(policy))
+    found = document("run-requests", code=1)
+    assert [(row["id"], row["state"]) for row in found["requests"]] == [(other["id"], "unapproved")]
+    assert {"reason", "requester", "names"}.isdisjoint(found["requests"][0])
     approved = document("request", "approve", made["id"], "--by", "bob")
     assert (approved["state"], approved["approver"]) == ("pending", "bob")
     assert "waits for no approval" in document("request", "approve", made["id"], code=2)["error"]
@@ -172,6 +180,42 @@ def test_a_request_that_stands_for_more_is_run_whole(champion: Registrar) -> Non
     assert "`expunge forget shapes --classes 1,3`" in said
     (only,) = ledger.list_requests()
     assert only.state == "pending"
+
+
+def test_what_failed_is_no_markup(champion: Registrar) -> None:
+    made = added("--classes", "3")
+    ledger.claim_requests(
+        "shapes", "run", base_version=1, classes=4, forgotten=(), lease_seconds=60
+    )
+    ledger.close_claim("run", ledger.FAILED, error="cannot read [/data/eve] of [all]")
+    line = next(row for row in command("request", "list")[1].splitlines() if made["id"] in row)
+    assert "cannot read [/data/eve] of [all]" in line
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(15), UserError("no such data")])
+def test_a_forget_that_was_a_mistake_leaves_no_request(
+    champion: Registrar, monkeypatch: pytest.MonkeyPatch, problem: BaseException
+) -> None:
+    """Or the next scheduled run would do what somebody has just stopped."""
+
+    def stopped(name: str, run: str, *_: object) -> None:
+        with holding(name, run):
+            ledger.claim_requests(
+                name, run, base_version=1, classes=4, forgotten=(), lease_seconds=60
+            )
+            raise problem
+
+    monkeypatch.setattr(forgetting, "_piped", stopped)
+    kept = added("--classes", "1")
+    with pytest.raises(type(problem)):
+        forgetting.forget("shapes", ["3"], by="ada")
+    assert {entry.classes: entry.state for entry in ledger.list_requests()} == {
+        (1,): "pending",
+        (3,): "cancelled",
+    }
+    with pytest.raises(type(problem)):
+        forgetting.forget("shapes", ["1"], by="ada")
+    assert ledger.find_request(kept["id"]).state == "pending", "somebody else asked for it"
 
 
 def test_an_empty_queue_is_nothing_to_do(champion: Registrar) -> None:

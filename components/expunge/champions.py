@@ -72,15 +72,18 @@ def reconcile(name: str) -> Reconciled:
     """Put the aliases where the ledger's row says, and settle what the champion fulfils.
 
     A model that has no row yet, as one that an older version of expunge made, gets it from the
-    alias, if that stands on a version which may be champion; if not, the alias is taken away, and
-    so it is where the champion's version was deleted.
+    alias, or from the newest version that was champion, if one of them may be so still. Where none
+    may, or the champion's version was deleted, the alias is taken away.
     """
     row = _adopt(name)
-    restored = _show(name, row) if row or registry.has_model(name) else {}
+    if row is None and not registry.has_model(name):
+        return Reconciled(None, False, {}, ())
+    restored = _show(name)
     for alias, (found, put) in restored.items():
         ledger.note_restored(name, alias, found, put)
-    fulfilled = tuple(ledger.fulfil(name)) if row else ()
-    missing = row is not None and row.version not in _versions(name)
+    _record_versions(name)
+    missing = row is not None and not _stands(row, _versions(name))
+    fulfilled = tuple(ledger.fulfil(name)) if row and not missing else ()
     return Reconciled(row.version if row else None, missing, restored, fulfilled)
 
 
@@ -88,43 +91,54 @@ def _change(candidate: Version, expected: int | None, token: int | None, why: st
     """Change the ledger's row, and then the aliases."""
     name = candidate.name
     ledger.check_no_way_back(name, candidate.version, candidate.forgotten, erased(name))
-    row = ledger.change_champion(
+    ledger.change_champion(
         name,
         candidate.version,
         forgotten=candidate.forgotten,
         grade=candidate.grade,
+        weights=candidate.digests["weights"],
         expected=expected,
         token=token,
         why=why,
     )
-    _show(name, row)
+    _show(name)
 
 
-def _show(name: str, row: Champion | None) -> dict[str, tuple[int | None, int | None]]:
+def _show(name: str) -> dict[str, tuple[int | None, int | None]]:
     """Set the aliases that stand elsewhere; returns where each stood and where it is.
 
-    Another process may change the row meanwhile and show it first, hence the second look.
+    The row is read last, and once more when the aliases are set: another process may change it
+    meanwhile, and show it first.
     """
     moved: dict[str, tuple[int | None, int | None]] = {}
     while True:
-        moved |= _set_aliases(name, row)
-        seen, row = row, ledger.champion(name)
-        if row == seen:
+        found, known = registry.aliases(name), _versions(name)
+        row = ledger.champion(name)
+        champion = row.version if row and _stands(row, known) else None
+        previous = row.previous if row and row.previous in known else None
+        if row and champion and not known[champion].promoted:
+            registry.tag_champion(name, champion, row.forgotten)
+        for alias, version in ((registry.CHAMPION, champion), (registry.PREVIOUS, previous)):
+            if found.get(alias) != version:
+                registry.set_alias(name, alias, version)
+                moved[alias] = (found.get(alias), version)
+        if row == ledger.champion(name):
             return moved
 
 
-def _set_aliases(name: str, row: Champion | None) -> dict[str, tuple[int | None, int | None]]:
-    found, known = registry.aliases(name), _versions(name)
-    if row is not None and row.version in known and not known[row.version].promoted:
-        registry.tag_champion(name, row.version, row.forgotten)
-    wanted = {registry.CHAMPION: row and row.version, registry.PREVIOUS: row and row.previous}
-    moved = {}
-    for alias, version in wanted.items():
-        target = version if version in known else None  # MLflow drops a deleted version's aliases
-        if found.get(alias) != target:
-            registry.set_alias(name, alias, target)
-            moved[alias] = (found.get(alias), target)
-    return moved
+def _stands(row: Champion, known: Mapping[int, Version]) -> bool:
+    """Whether the champion is there, and no other version has got its number."""
+    entry = known.get(row.version)
+    return entry is not None and entry.digests["weights"] == row.weights
+
+
+def _record_versions(name: str) -> None:
+    """Record versions that a process was killed before it recorded, or that are older than that."""
+    known = ledger.addresses(name)
+    for version in _versions(name).values():
+        if version.uri not in known:
+            classes = registry.model_info(version).retained
+            ledger.note_written(version.uri, "version", classes, model=name)
 
 
 def _versions(name: str) -> dict[int, Version]:
@@ -132,24 +146,28 @@ def _versions(name: str) -> dict[int, Version]:
 
 
 def _adopt(name: str) -> Champion | None:
-    """The ledger's row; where there is none, made from MLflow's aliases, if they may stand."""
+    """The ledger's row; where there is none, made from what MLflow says, if that may stand."""
     row = ledger.champion(name)
     if row is not None:
         return row
     found = registry.aliases(name)
-    if registry.CHAMPION not in found:
-        return None
+    promoted = [version for version, entry in _versions(name).items() if entry.promoted]
     known = erased(name)
-    try:
-        version = registry.candidate(name, found[registry.CHAMPION])
-        ledger.check_no_way_back(name, version.version, version.forgotten, known)
-    except RefusedError:
-        return None
-    return ledger.adopt_champion(
-        name,
-        version.version,
-        previous=found.get(registry.PREVIOUS),
-        forgotten=version.forgotten,
-        grade=version.grade,
-        erased={index: entry.version for index, entry in known.items()},
-    )
+    for number in (found.get(registry.CHAMPION), *promoted):  # the newest first
+        if number is None:
+            continue
+        try:
+            version = registry.candidate(name, number)
+            ledger.check_no_way_back(name, number, version.forgotten, known)
+        except RefusedError:
+            continue
+        return ledger.adopt_champion(
+            name,
+            number,
+            previous=found.get(registry.PREVIOUS),
+            forgotten=version.forgotten,
+            grade=version.grade,
+            weights=version.digests["weights"],
+            erased={index: entry.version for index, entry in known.items()},
+        )
+    return None

@@ -125,7 +125,7 @@ class ClaimConfig:
     run: str  # the pipeline run's id, which `close_requests` finds the claim by
     requests: tuple[str, ...] = ()
     approval: bool = False  # whether each needs a second person's
-    lease_seconds: float = 6 * 3600  # a run on a cluster may wait for a GPU
+    lease_seconds: float = 24 * 3600  # a run on a cluster may wait for a GPU, and renews nothing
     holder: str | None = None
     dry_run: bool = False
     classes: tuple[int, ...] = ()

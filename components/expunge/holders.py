@@ -24,6 +24,8 @@ def has_ended(holder: str | None) -> bool:
     """Whether a process of this machine is gone; False for another machine's, or an unknown one."""
     if holder is None:
         return False
+    if holder.count(" ") < 2:
+        return True  # what a power loss left of a name
     machine, pid, started = holder.rsplit(" ", 2)
     return machine == _machine() and _started(int(pid)) != started
 

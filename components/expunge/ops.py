@@ -99,7 +99,7 @@ def train(
         on_epoch=registry.epoch_logger(name, kind, seed),
     )
     artifacts.write_json(Path(report.path), outcome)
-    records.wrote(model, "model")
+    records.wrote(model, "model", model=name)
 
 
 @step
@@ -108,7 +108,7 @@ def claim_requests(
     name: str,
     requests: List[str] = [],
     approval: bool = False,
-    lease_seconds: float = 21600.0,
+    lease_seconds: float = 86400.0,
     dry_run: bool = False,
     classes: List[int] = [],
     version: int = 0,
@@ -147,7 +147,7 @@ def claim_requests(
         version=version,
     )
     outcome = claim_requests(config, Path(model.path))
-    records.wrote(model, "model")
+    records.wrote(model, "model", model=name)
     return tuple(outcome)
 
 
@@ -183,7 +183,7 @@ def load_oracles(
 
     indices = [int(index) for index in classes]
     found = load_oracles(Path(base.path), Path(oracles.path), name, indices, grade, version)
-    records.wrote(oracles, "oracles")
+    records.wrote(oracles, "oracles", model=name)
     return (found.oracles, found.splits)
 
 

@@ -29,7 +29,7 @@ class Port(Protocol):
     uri: str
 
 
-def wrote(port: Port, kind: str, of: Port | None = None) -> None:
+def wrote(port: Port, kind: str, of: Port | None = None, model: str | None = None) -> None:
     """Record an artifact that a step has written, before kfp puts it where it is kept.
 
     The classes are those that the data set or model in it knows, or that in `of`, from which it
@@ -39,7 +39,12 @@ def wrote(port: Port, kind: str, of: Port | None = None) -> None:
     if path.exists() and (path.is_file() or any(path.iterdir())):
         classes = known_classes(Path((of or port).path))
         ledger.note_written(
-            port.uri, kind, classes, digest=digest(path), run=environment.pipeline_run()
+            port.uri,
+            kind,
+            classes,
+            digest=digest(path),
+            model=model,
+            run=environment.pipeline_run(),
         )
 
 

@@ -18,7 +18,7 @@ from expunge.config import GateConfig, TrainConfig
 from expunge.errors import ExpungeError, OperationalError, RefusedError, UserError
 from expunge.oracles import NEEDED
 from expunge.policy import Policy
-from expunge.states import ATTEMPTS, FULFILLED
+from expunge.states import ATTEMPTS, CANCELLED, FULFILLED
 from expunge.verdicts import UNTRUSTWORTHY, verdict
 from expunge_pipelines import show
 from expunge_pipelines.options import (
@@ -336,7 +336,8 @@ def _queue_code(result: Mapping[str, Any]) -> int:
             _warn_of_page(run)
             if verdict(run) == UNTRUSTWORTHY:
                 code = _gate_code(run)
-    due = any(entry["state"] != FULFILLED for entry in result["requests"])
+    settled = (FULFILLED, CANCELLED)
+    due = any(entry["state"] not in settled for entry in result["requests"])
     return code or (RefusedError.exit_code if due else 0)
 
 

@@ -19,6 +19,14 @@ def as_document(request: Request) -> dict[str, Any]:
     return value | {"names": {str(index): name for index, name in request.names.items()}}
 
 
+def as_row(request: Request) -> dict[str, Any]:
+    """A request in the result of a run, which may go into a log: without any personal text."""
+    kept = ("id", "model", "state", "due_at", "overdue", "attempts", "version", "grade", "error")
+    row = {key: getattr(request, key) for key in kept}
+    lists = {"classes": request.classes, "failed_checks": request.failed_checks}
+    return row | {key: list(value) for key, value in lists.items()}
+
+
 def file_request(
     name: str,
     wanted: Sequence[str],
@@ -66,8 +74,8 @@ def _added(added: Added) -> dict[str, Any]:
 
 def requested(
     name: str, names: Mapping[int, str], *, reason: str, by: str, approval: bool
-) -> list[str]:
-    """The ids of the requests that stand for exactly these classes; what is missing is filed.
+) -> Added:
+    """The requests that stand for exactly these classes; what is missing is filed.
 
     Raises:
         UserError: one of them stands for another class too, which nobody named.
@@ -80,8 +88,7 @@ def requested(
                 f"request {entry.id} asks for class {more[0]} too; run it whole with "
                 f"`expunge forget {name} --classes {listed}`, or `expunge run-requests {name}`"
             )
-    added = ledger.add_request(name, names, reason=reason, requester=by, approval=approval)
-    return [entry.id for entry in added.requests]
+    return ledger.add_request(name, names, reason=reason, requester=by, approval=approval)
 
 
 def _deadline(due: str) -> datetime | None:
@@ -105,8 +112,8 @@ def list_filed(name: str | None, chosen: Sequence[str], overdue: bool) -> dict[s
         UserError: nothing is known of the model.
     """
     found = ledger.list_requests(name, chosen)
-    if name is not None and not found and not ledger.list_requests(name):
-        registry.resolve(name)
+    if name is not None and not ledger.list_requests(name) and not registry.has_model(name):
+        registry.resolve(name)  # raises, with the names that are known
     return {"requests": [as_document(entry) for entry in found if entry.overdue or not overdue]}
 
 
@@ -172,14 +179,13 @@ def verify_log(kept: str = "") -> dict[str, Any]:
     Raises:
         OperationalError: an event was changed, added, left out or cut off.
     """
-    count = ledger.verify()
-    hashes = [event.hash for event in ledger.events_of()]
+    hashes = [event.hash for event in ledger.verified_events()]
     if kept and kept not in hashes:
         raise OperationalError(
             f"no event of the ledger has the hash {kept}: it was written anew since that was noted "
             "down, or the hash is another ledger's"
         )
-    return {"events": count, "head": hashes[-1] if hashes else ""}
+    return {"events": len(hashes), "head": hashes[-1] if hashes else ""}
 
 
 def redact_filed(request: str) -> dict[str, Any]:

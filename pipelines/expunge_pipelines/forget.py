@@ -22,7 +22,7 @@ def build_forget(place: Place) -> BaseComponent:
         requests: List[str] = [],
         approval: bool = False,
         attempts: int = 5,
-        lease_seconds: float = 21600.0,
+        lease_seconds: float = 86400.0,
         classes: List[int] = [],
         version: int = 0,
         rule: str = "auto",

@@ -5,6 +5,7 @@ whatever is pending.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from expunge import champions, ledger, registry, states
@@ -14,7 +15,7 @@ from expunge.errors import ExpungeError, RefusedError, UserError
 from expunge.oracles import check_enough, check_no_oracles, recipe_key, request
 from expunge.policy import Policy
 from expunge.steps.close_requests import settle_lost
-from expunge_pipelines.filing import as_document, requested
+from expunge_pipelines.filing import as_row, requested
 from expunge_pipelines.holding import LEASE_SECONDS, holding, new_run
 from expunge_pipelines.local import LocalRun, remove_leftovers, run_locally
 from expunge_pipelines.tracking import exported_page, registered, reports, tracked
@@ -22,6 +23,7 @@ from expunge_pipelines.tracking import exported_page, registered, reports, track
 Started = Callable[[str], None]
 # How often a run whose base lost the championship starts again. Each time somebody else succeeded.
 ROUNDS = 10
+_QUEUED = (states.PENDING, states.CLAIMED)
 
 
 def forget(
@@ -41,7 +43,8 @@ def forget(
 
     It files a request for them, or takes those that stand for them already, and runs these alone.
     It is compared with the oracles that there are (`expunge_pipelines.retraining`). A dry run files
-    and takes nothing.
+    and takes nothing. Where this is interrupted, or was a mistake, the request that it filed is
+    withdrawn; where it failed, `run_requests` takes it up again.
 
     Raises:
         ExpungeError: the request is wrong, waits for approval, is held by another run, or a step
@@ -71,9 +74,21 @@ def forget(
         arguments |= {"classes": list(chosen), "version": base.version, "dry_run": True}
         return _measured(name, arguments, on_start)
     names = {index: info.class_names[index] for index in chosen}
-    arguments["requests"] = requested(
+    asked = requested(
         name, names, reason=reason or "expunge forget", by=by, approval=policy.approval
     )
+    arguments["requests"] = [entry.id for entry in asked.requests]
+    try:
+        return _insisted(name, arguments, on_start)
+    except (KeyboardInterrupt, UserError):
+        if asked.created:  # nobody else asked for it, and a later run is not to do it by itself
+            with suppress(ExpungeError):
+                ledger.cancel_request(asked.created.id, by)
+        raise
+
+
+def _insisted(name: str, arguments: Mapping[str, Any], on_start: Started) -> dict[str, Any]:
+    """Run until a run comes to its end whose base is champion still."""
     for _ in range(ROUNDS):
         run = new_run()
         done = _attempt(name, run, arguments, on_start)
@@ -101,7 +116,8 @@ def run_requests(
     """Process what is pending, of one model or of all, until nothing is; a run after a run.
 
     A run that fails ends the work on its model, and its requests wait for the next call. The result
-    has `runs`, one document for each, and `requests`, those that the runs took, as they stand now.
+    has `runs`, one document for each, and `requests`: what was pending or in work at the start or
+    came since, as it stands now.
 
     Raises:
         UserError: there is no such model.
@@ -111,19 +127,18 @@ def run_requests(
         if not registry.has_model(name):
             registry.resolve(name)  # raises, with the names that are known
     arguments = _arguments("", rule, (), policy or Policy()) | {"attempts": attempts}
-    queued = {
-        entry.model for entry in ledger.list_requests(states=[states.PENDING, states.CLAIMED])
-    }
+    queued = {entry.model for entry in ledger.list_requests(states=_QUEUED)}
     models = [name] if name else sorted(queued | set(ledger.champion_models()))
     remove_leftovers()  # of runs that were killed when all was done but this
+    queue = [entry.id for entry in ledger.list_requests(name, _QUEUED)]
     runs: list[dict[str, Any]] = []
     for model in models:
         runs += _work_off(model, arguments | {"name": model}, on_start)
-    taken = {entry["id"] for run in runs for entry in run["requests"]}
+    seen = {*queue, *(entry["id"] for run in runs for entry in run["requests"])}
     return {
         "models": models,
         "runs": runs,
-        "requests": [as_document(entry) for entry in ledger.list_requests() if entry.id in taken],
+        "requests": [as_row(entry) for entry in ledger.list_requests(name) if entry.id in seen],
     }
 
 
@@ -241,7 +256,7 @@ def _held(run: str) -> list[dict[str, Any]]:
     """The requests that a run took, as they stand now."""
     claim = ledger.find_claim(run)
     held = set(claim.requests) if claim else set()
-    return [as_document(entry) for entry in ledger.list_requests() if entry.id in held]
+    return [as_row(entry) for entry in ledger.list_requests() if entry.id in held]
 
 
 def _arguments(name: str, rule: str, lambdas: Sequence[float], policy: Policy) -> dict[str, Any]:

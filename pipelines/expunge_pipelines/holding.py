@@ -38,8 +38,8 @@ def holding(name: str, run: str) -> Iterator[None]:
             state = CANCELLED if isinstance(problem, KeyboardInterrupt) else ""
             with suppress(ExpungeError):  # the next run settles it; what was raised says more
                 close_requests(name, run, state=state, error=str(problem))
-                # The exit handler may have closed it, and kfp tells that no more than what failed.
-                ledger.explain_failure(run, str(problem))
+                if not state:  # the exit handler has closed it, and kfp told that little of why
+                    ledger.explain_failure(run, str(problem))
             raise
         finally:
             over.set()

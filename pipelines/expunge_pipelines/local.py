@@ -132,9 +132,9 @@ def run_locally(
         root.mkdir(parents=True, exist_ok=True)
         remove_leftovers()
         work = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=root))
-        (work / HOLDER).write_text(holders.this_process())
         log = StepLog(work / "log.txt", on_start)
         with _only_the_log_stays(work), _steps_environment(work), _no_step_left():
+            (work / HOLDER).write_text(holders.this_process())
             local.init(
                 runner=local.SubprocessRunner(use_venv=False),
                 pipeline_root=str(work / "outputs"),

@@ -1,6 +1,7 @@
 """Options that belong together: each group is handed on to its command as one settings object."""
 
 import getpass
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -35,9 +36,17 @@ def by_option(command: Command) -> Command:
         "--by",
         default="",
         envvar="EXPUNGE_USER",
-        callback=lambda _context, _option, value: value or getpass.getuser(),
+        callback=lambda _context, _option, value: value or _user(),
         help="Who does this.  [default: EXPUNGE_USER, or your user name here]",
     )(command)
+
+
+def _user() -> str:
+    """The user's name here; in a container, where a user may have none, the number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def json_option(command: Command) -> Command:

@@ -2,6 +2,7 @@
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from expunge.states import STATES
 from expunge_pipelines import show
@@ -157,7 +158,7 @@ def _listing(console: Console, value: Result) -> None:
             "[bold red]OVERDUE[/bold red]" if entry["overdue"] else "",
             str(entry["version"] or ""),
             entry["grade"] or "",
-            _why(entry),
+            Text(_why(entry)),  # what failed may say anything, and is no markup
         )
     console.print(table if value["requests"] else "No request.", width=max(console.width, 160))
 

@@ -92,7 +92,7 @@ def processed(console: Console, value: Result) -> None:
     for run in value["runs"]:
         if "error" not in run:
             forgetting(console, run)
-    if not value["runs"]:
+    if not value["requests"]:
         console.print("No request is pending.")
         return
     table = new_table("request", "model", "classes", "state", "version", "grade")

@@ -34,6 +34,7 @@ def check(home: Path) -> None:
     assert champion.tags["expunge.gate"] == "passed"
     assert champion.promoted
     assert set(registry.erased_tags(NAME)) == set(ASKED)
+    assert {entry.uri for entry in versions} <= ledger.addresses(NAME), "one is not recorded"
     check_registry(home, versions)
     assert [path for path in (home / "runs").glob("*/*") if path.name != "log.txt"] == []
 

@@ -25,19 +25,20 @@ def test_a_model_without_a_champion(database: Database) -> None:
 
 def test_a_champion_is_replaced(database: Database) -> None:
     first = ledger.change_champion(MODEL, 1, forgotten=(), grade="trained", expected=None)
-    assert first == ledger.champion(MODEL) == Champion(MODEL, 1, None, (), "trained", 1)
+    assert first == ledger.champion(MODEL) == Champion(MODEL, 1, "", None, (), "trained", 1)
     second = ledger.change_champion(MODEL, 4, forgotten={7, 3}, grade="forgotten", expected=1)
-    assert second == ledger.champion(MODEL) == Champion(MODEL, 4, 1, (3, 7), "forgotten", 2)
+    assert second == ledger.champion(MODEL) == Champion(MODEL, 4, "", 1, (3, 7), "forgotten", 2)
     third = ledger.change_champion(
         MODEL, 3, forgotten=[3, 7], grade="suppressed", expected=4, why="rolled-back"
     )
-    assert third == ledger.champion(MODEL) == Champion(MODEL, 3, 4, (3, 7), "suppressed", 3)
+    assert third == ledger.champion(MODEL) == Champion(MODEL, 3, "", 4, (3, 7), "suppressed", 3)
     assert ledger.champion("fish") is None
     kinds = [event.kind for event in ledger.events_of()]
     assert kinds == ["champion-promoted", "class-erased", "class-erased", "champion-promoted",
                      "champion-rolled-back"]  # fmt: skip
     assert ledger.events_of()[3].body == {
         "version": 4,
+        "weights": "",
         "previous": 1,
         "forgotten": [3, 7],
         "grade": "forgotten",
@@ -195,7 +196,7 @@ def test_a_champion_is_adopted(database: Database) -> None:
     row = ledger.adopt_champion(
         MODEL, 5, previous=2, forgotten=(1, 4), grade="suppressed", erased={1: 3, 4: 5}
     )
-    assert row == ledger.champion(MODEL) == Champion(MODEL, 5, 2, (1, 4), "suppressed", 1)
+    assert row == ledger.champion(MODEL) == Champion(MODEL, 5, "", 2, (1, 4), "suppressed", 1)
     assert ledger.erasures(MODEL) == {1: Erasure(3, None), 4: Erasure(5, made.id)}
     events = ledger.events_of()
     assert events[-1].kind == "champion-adopted"

@@ -35,8 +35,8 @@ def test_nothing_to_claim(database: Database) -> None:
 
 
 def test_a_claim_takes_all_that_is_pending(database: Database) -> None:
-    last, first, parked = filed(5, 1, due=day(3)), filed(2, due=day(1)), filed(9, due=day(2))
-    fish, unapproved = filed(7, model="fish"), filed(8, approval=True)
+    last, first, parked = filed(5, 1, due=day(3)), filed(2, 4, due=day(1)), filed(9, due=day(2))
+    fish, unapproved, gone = filed(7, model="fish"), filed(8, approval=True), filed(3)
     ledger.close_claim(claimed("run-0", only=[parked.id]).run, ledger.FAILED, attempts=1)
     claim = claimed(base_version=4, forgotten=[2, 3], lease_seconds=60, holder="here 1 2")
     assert (claim.model, claim.run, claim.holder, claim.active) == (
@@ -45,7 +45,7 @@ def test_a_claim_takes_all_that_is_pending(database: Database) -> None:
         "here 1 2",
         True,
     )
-    assert (claim.base_version, claim.classes) == (4, (1, 5))  # and not 2, which is forgotten
+    assert (claim.base_version, claim.classes) == (4, (1, 4, 5))  # and not 2, which is forgotten
     assert claim.requests == (first.id, last.id)
     assert (claim.mlflow_run, claim.verdict, claim.outcome) == (None, None, None)
     assert claim.failed_checks == ()
@@ -59,7 +59,8 @@ def test_a_claim_takes_all_that_is_pending(database: Database) -> None:
     assert [entry.id for entry in ledger.held_requests(claim.token)] == list(claim.requests)
     body = ledger.events_of(request=first.id)[-1].body
     assert body == {"token": claim.token, "run": "run-1", "base_version": 4}
-    for left, state in ((fish, "pending"), (unapproved, "unapproved"), (parked, "parked")):
+    alone = ((fish, "pending"), (unapproved, "unapproved"), (parked, "parked"), (gone, "pending"))
+    for left, state in alone:
         assert now_is(left).state == state
     assert claim_or_none("run-2") is None
 
@@ -384,8 +385,6 @@ def test_what_was_fulfilled_stays_so(database: Database) -> None:
 def test_what_a_claim_is_told(database: Database) -> None:
     filed(1)
     claimed()
-    ledger.note_run("run-1", "mlflow-7")
-    assert ledger.find_claim("run-1").mlflow_run == "mlflow-7"  # type: ignore[union-attr]
     for run in ("run-1", "run-never"):
         ledger.note_verdict(run, "rejected", ["budget"], "mlflow-8")
     found = ledger.find_claim("run-1")
@@ -393,7 +392,6 @@ def test_what_a_claim_is_told(database: Database) -> None:
     assert (found.mlflow_run, found.verdict) == ("mlflow-8", "rejected")
     assert found.failed_checks == ("budget",)
     ledger.close_claim("run-1", ledger.FAILED)
-    ledger.note_run("run-1", "mlflow-9")
     ledger.note_verdict("run-1", "passed", [], "mlflow-9")
     found = ledger.find_claim("run-1")
     assert found is not None
@@ -454,3 +452,37 @@ def test_processes_that_nobody_can_see_from_here(database: Database) -> None:
         filed(number)
         claimed(f"run-{number}", holder=holder)
     assert ledger.lost_claims(MODEL) == []
+
+
+def test_what_fails_again_and_again_waits_for_the_others(database: Database) -> None:
+    hard, easy = filed(1, due=day(1)), filed(2, due=day(2))
+    for number in range(2):  # from the second failure on, each by itself
+        claimed(f"run-{number}")
+        ledger.close_claim(f"run-{number}", ledger.FAILED)
+    assert claimed("run-2").requests == (hard.id,)
+    ledger.close_claim("run-2", ledger.FAILED)
+    assert claimed("run-3").requests == (easy.id,)
+
+
+def test_a_failure_is_explained_where_more_is_known_of_it(database: Database) -> None:
+    made = filed(1)
+    claimed()
+    ledger.explain_failure("run-1", "too early")
+    assert now_is(made).error is None
+    ledger.close_claim("run-1", ledger.FAILED, error="a task failed")
+    ledger.explain_failure("run-1", "the disk is full")
+    ledger.explain_failure("run-2", "another's")
+    assert now_is(made).error == "the disk is full"
+    claimed("run-2")
+    ledger.close_claim("run-2", ledger.INTERRUPTED)
+    assert now_is(made).error == "the disk is full"
+
+
+def test_a_rejection_beside_what_serves_no_more_is_none(database: Database) -> None:
+    made = filed(1)
+    claimed()
+    ledger.note_verdict("run-1", "rejected", ["budget"], "mlflow")
+    closed = ledger.close_claim("run-1", ledger.OVERTAKEN)
+    assert closed is not None
+    assert closed.outcome == ledger.OVERTAKEN
+    assert (now_is(made).state, now_is(made).attempts) == ("pending", 0)

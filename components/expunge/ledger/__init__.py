@@ -30,7 +30,7 @@ from expunge.ledger.claims import (
     lost_claims,
     note_verdict,
 )
-from expunge.ledger.events import Event, erase_texts, events_of, verify
+from expunge.ledger.events import Event, erase_texts, events_of, verified_events, verify
 from expunge.ledger.requests import (
     DUE,
     Added,
@@ -42,7 +42,7 @@ from expunge.ledger.requests import (
     list_requests,
     retry_request,
 )
-from expunge.ledger.written import Written, holding, note_removed, note_written
+from expunge.ledger.written import Written, addresses, holding, note_removed, note_written
 
 __all__ = [
     "DUE",
@@ -57,6 +57,7 @@ __all__ = [
     "Request",
     "Written",
     "add_request",
+    "addresses",
     "adopt_champion",
     "approve_request",
     "cancel_request",
@@ -83,5 +84,6 @@ __all__ = [
     "note_verdict",
     "note_written",
     "retry_request",
+    "verified_events",
     "verify",
 ]

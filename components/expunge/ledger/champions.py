@@ -8,7 +8,7 @@ which asks for it still holds its claim.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -27,6 +27,7 @@ class Champion:
 
     model: str
     version: int
+    weights: str  # SHA-256 of its weights: where a model was deleted, numbers begin anew
     previous: int | None
     forgotten: tuple[int, ...]
     grade: str
@@ -71,12 +72,14 @@ def change_champion(
     forgotten: Collection[int],
     grade: str,
     expected: int | None,
+    weights: str = "",
     token: int | None = None,
     why: str = "promoted",
 ) -> Champion:
     """Make a version the champion, if `expected` is champion still (None: there is none).
 
-    What it replaces becomes `previous`. A version that is the champion already is left as it is.
+    What it replaces becomes `previous`. A version that is the champion already is left as it is;
+    `weights` is the digest of its weights, by which it is known for the same.
     `token` is that of the claim whose work this is.
 
     Raises:
@@ -85,7 +88,7 @@ def change_champion(
     """
     with writing("change the champion") as connection:
         current = _champion(connection, model)
-        if current is not None and current.version == version:
+        if current is not None and (current.version, current.weights) == (version, weights):
             return current
         _check_claim(connection, model, version, token)
         found = current.version if current else None
@@ -97,7 +100,9 @@ def change_champion(
         known = _erasures(connection, model)
         check_no_way_back(model, version, forgotten, known)
         _erase(connection, model, version, set(forgotten) - set(known))
-        return _write(connection, model, version, found, forgotten, grade, why, token)
+        replaced = found if found != version else None
+        row = Champion(model, version, weights, replaced, tuple(sorted(forgotten)), grade, 0)
+        return _write(connection, row, why, token)
 
 
 def adopt_champion(
@@ -108,6 +113,7 @@ def adopt_champion(
     forgotten: Collection[int],
     grade: str,
     erased: Mapping[int, int],
+    weights: str = "",
 ) -> Champion:
     """Take over the champion of a model that the ledger does not know yet; else leave its row.
 
@@ -120,29 +126,21 @@ def adopt_champion(
             return current
         for index, first in sorted({**dict.fromkeys(forgotten, version), **erased}.items()):
             _erase(connection, model, first, {index})
-        return _write(connection, model, version, previous, forgotten, grade, "adopted")
+        row = Champion(model, version, weights, previous, tuple(sorted(forgotten)), grade, 0)
+        return _write(connection, row, "adopted")
 
 
-def _write(
-    connection: Connection,
-    model: str,
-    version: int,
-    previous: int | None,
-    forgotten: Collection[int],
-    grade: str,
-    why: str,
-    token: int | None = None,
-) -> Champion:
-    current = _champion(connection, model)
-    revision = current.revision + 1 if current else 1
-    row = Champion(model, version, previous, tuple(sorted(forgotten)), grade, revision)
+def _write(connection: Connection, row: Champion, why: str, token: int | None = None) -> Champion:
+    """Write the row of a model, as its next revision."""
+    current = _champion(connection, row.model)
+    row = replace(row, revision=current.revision + 1 if current else 1)
     values = {**asdict(row), "forgotten": list(row.forgotten)}
-    moment = append(connection, f"champion-{why}", token=token, **values)
-    values["changed_at"] = moment
+    values["changed_at"] = append(connection, f"champion-{why}", token=token, **values)
     if current is None:
         connection.execute(insert(champions).values(**values))
     else:
-        connection.execute(update(champions).where(champions.c.model == model).values(**values))
+        chosen = champions.c.model == row.model
+        connection.execute(update(champions).where(chosen).values(**values))
     return row
 
 
@@ -248,7 +246,13 @@ def _champion(connection: Connection, model: str) -> Champion | None:
     if row is None:
         return None
     return Champion(
-        row.model, row.version, row.previous, tuple(row.forgotten), row.grade, row.revision
+        row.model,
+        row.version,
+        row.weights,
+        row.previous,
+        tuple(row.forgotten),
+        row.grade,
+        row.revision,
     )
 
 

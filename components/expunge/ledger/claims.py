@@ -118,7 +118,10 @@ def _hold(connection: Connection, taken: Sequence[Request], **values: Any) -> Cl
 def _candidates(
     connection: Connection, model: str, only: Sequence[str], approval: bool
 ) -> tuple[list[Request], list[Request]]:
-    """The requests that a run may take, the first due first, and those that wait for approval."""
+    """The requests that a run may take, and those that wait for approval.
+
+    Those with the fewest failures come first, and of these the first due.
+    """
     if only:
         found = select_requests(connection, model=model, ids=only)
         for entry in found:
@@ -129,6 +132,7 @@ def _candidates(
         found = [entry for entry in found if entry.state in (PENDING, REJECTED, PARKED, UNAPPROVED)]
     else:
         found = select_requests(connection, model=model, states=[PENDING])
+        found.sort(key=lambda entry: entry.attempts)  # what fails again and again waits
     missing = [
         entry for entry in found if entry.state == UNAPPROVED or (approval and not entry.approved)
     ]

@@ -100,9 +100,19 @@ def verify() -> int:
     Raises:
         OperationalError: an event was changed, added, left out or cut off, or a text changed.
     """
+    return len(verified_events())
+
+
+def verified_events() -> list[Event]:
+    """All events, oldest first, once each of them and every text that is still there is checked.
+
+    Raises:
+        OperationalError: an event was changed, added, left out or cut off, or a text changed.
+    """
     with reading("verify the events") as connection:
         previous, count = FIRST, 0
-        for row in connection.execute(select(events).order_by(events.c.seq)).mappings():
+        rows = connection.execute(select(events).order_by(events.c.seq)).all()
+        for row in (entry._mapping for entry in rows):
             count += 1
             if row["seq"] != count:
                 raise OperationalError(f"event {count} of the ledger is missing; {_BROKEN}")
@@ -119,7 +129,7 @@ def verify() -> int:
                 raise OperationalError(
                     f"the {row['field']} of request {row['request']} was changed; {_BROKEN}"
                 )
-    return count
+        return [_event(row) for row in rows]
 
 
 _BROKEN = "somebody wrote into its database by hand: compare it with a backup"

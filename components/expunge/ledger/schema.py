@@ -120,6 +120,7 @@ champions = Table(
     metadata,
     Column("model", String(120), primary_key=True),
     Column("version", Integer, nullable=False),
+    Column("weights", String(64), nullable=False),  # SHA-256: numbers begin anew with a new model
     Column("previous", Integer),
     Column("forgotten", JSON, nullable=False),
     Column("grade", String(20), nullable=False),

@@ -9,6 +9,7 @@ from sqlalchemy import func, insert, or_, select, update
 
 from expunge.ledger.database import now, reading, stamp, writing
 from expunge.ledger.schema import written
+from expunge.oracles import oracle_model
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,28 @@ def note_removed(address: str) -> int:
         )
 
 
+def addresses(model: str) -> set[str]:
+    """Where something of a model is, or was."""
+    with reading("read what was written") as connection:
+        return set(connection.scalars(select(written.c.address).where(written.c.model == model)))
+
+
 def holding(model: str, classes: Collection[int]) -> list[Written]:
-    """What is still there of a model, or of no model in particular, and remembers one of these."""
-    wanted = set(classes)
+    """What is still there of a model and its oracles, and remembers one of these classes.
+
+    An artifact whose step knew no model is the model's, unless its run wrote for another one.
+    """
+    wanted, names = set(classes), (model, oracle_model(model))
+    elsewhere = select(written.c.run).where(
+        written.c.model.is_not(None), written.c.model.not_in(names), written.c.run.is_not(None)
+    )
+    unnamed = written.c.model.is_(None) & (
+        written.c.run.is_(None) | written.c.run.not_in(elsewhere)
+    )
     query = (
         select(written)
         .where(written.c.removed_at.is_(None))
-        .where(or_(written.c.model == model, written.c.model.is_(None)))
+        .where(or_(written.c.model.in_(names), unnamed))
         .order_by(written.c.id)
     )
     with reading("read what was written") as connection:

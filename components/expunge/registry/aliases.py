@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 from expunge.errors import RefusedError
-from expunge.registry.store import connect, pages, store_errors
+from expunge.registry.store import check_name, connect, pages, store_errors
 from expunge.registry.versions import (
     CHAMPION,
     ORACLE,
@@ -33,6 +33,7 @@ TRIES, PAUSE = 8, 0.1
 @store_errors("read what was erased")
 def erased_tags(name: str) -> dict[int, int]:
     """The erased classes by MLflow's tags, and the version that erased each first."""
+    check_name(name)
     erased = {
         index: entry.version
         for entry in versions(name)  # the newest first, so that the oldest stays
@@ -50,7 +51,7 @@ def erased_tags(name: str) -> dict[int, int]:
 @store_errors("read the aliases")
 def aliases(name: str) -> dict[str, int]:
     """The version that `champion` and `previous` stand on, whoever set them."""
-    query = f"name = '{name}'"
+    query = f"name = '{check_name(name)}'"
     for model in pages(connect().search_registered_models, filter_string=query):
         return {
             alias: int(version)

@@ -36,6 +36,7 @@ def upgrade() -> None:
         "champions",
         sa.Column("model", sa.String(length=120), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("weights", sa.String(length=64), nullable=False),
         sa.Column("previous", sa.Integer(), nullable=True),
         sa.Column("forgotten", sa.JSON(), nullable=False),
         sa.Column("grade", sa.String(length=20), nullable=False),
