@@ -17,12 +17,12 @@ demo: install
 	$(BIN)/expunge demo
 
 test: install
-	$(BIN)/pytest -m "not slow and not faults"
+	$(BIN)/pytest -m "not slow and not faults" --numprocesses 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow
 
-# A run is killed at each of some 60 places and started again: about half an hour.
+# A run is killed at each of some 60 places and started again: about 40 minutes on 2 cores.
 test-faults: install
 	$(BIN)/pytest -m faults --numprocesses 2
 
