@@ -80,9 +80,9 @@ def removed(folder: Path) -> None:
     ledger.note_removed(str(folder.resolve()))
 
 
-def wrote_page(address: str, page: Path, validation: Path, model: str) -> None:
-    """Record a report to read: it names the classes that were not to be forgotten."""
-    names = read_json(validation)["class_names"]
+def wrote_report(address: str, page: Path, validation: Path, model: str) -> None:
+    """Record a report, which names the classes that were not to be forgotten."""
+    names = read_json(validation).get("class_names", [])
     classes = [index for index, text in enumerate(names) if text != opaque_name(index)]
     ledger.note_written(
         address, "report", classes, digest=digest(page), model=model,

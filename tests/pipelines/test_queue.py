@@ -63,7 +63,11 @@ def test_pending_requests_are_merged_into_one_run_and_fulfilled(home: Path) -> N
     assert champion() == 2
     assert set(registry.resolve(NAME).tags["expunge.requests"].split(",")) == {third, fifth}
     held = document("request", "show", third)["remembered_by"]
-    assert [row["address"] for row in held] == [f"models:/{NAME}/1"]
+    trained = registry.resolve(NAME, 1).run_id
+    assert [row["address"] for row in held] == [
+        f"runs:/{trained}/validation.json",  # it has the class's name
+        f"models:/{NAME}/1",
+    ]
     assert list((home / "runs").iterdir()) == []
     assert document("run-requests")["runs"] == []
 
@@ -84,7 +88,7 @@ def test_what_steps_handed_on_is_recorded_and_is_gone(home: Path) -> None:
     assert len(checkpoints) == 1
     assert checkpoints[0]["removed_at"]
     left = [row["kind"] for row in rows if not row["removed_at"]]
-    assert sorted(left) == ["report", "report", "version", "version"]
+    assert sorted(left) == [*["report"] * 4, "version", "version"]
 
 
 def test_a_failure_puts_the_request_back_with_its_reason(home: Path) -> None:

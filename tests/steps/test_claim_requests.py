@@ -211,6 +211,29 @@ def test_what_a_dead_run_left_is_ended_and_removed(
     assert settle_lost("shapes") == []
 
 
+@pytest.mark.parametrize(("state_", "status"), [("SUCCEEDED", "FINISHED"), ("FAILED", "FAILED")])
+def test_on_a_cluster_the_exit_handler_ends_the_mlflow_run(
+    champion: Registrar,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state_: str,
+    status: str,
+) -> None:
+    """And deletes what a register pod that was lost had half registered."""
+    ask(3)
+    assert claim(tmp_path, "pods").claimed
+    with monkeypatch.context() as patch:
+        patch.setenv("EXPUNGE_PIPELINE_RUN", "pods")
+        run_id = registry.attached_run("shapes", "forget")
+    client = registry.store.connect()
+    experiment = client.get_run(run_id).info.experiment_id
+    client.create_logged_model(experiment, name="shapes", source_run_id=run_id)
+    assert len(client.search_logged_models([experiment])) == 2
+    close_requests("shapes", "pods", state=state_)
+    assert client.get_run(run_id).info.status == status
+    assert len(client.search_logged_models([experiment])) == 1
+
+
 def test_a_registry_that_is_down_still_puts_the_requests_back(
     champion: Registrar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,16 +115,29 @@ def abandon_runs(model: str) -> None:
         if not holders.has_ended(run.data.tags.get(HOLDER_TAG)):
             continue
         holders.end_leftovers(run.data.tags[KEY_TAG])
-        run_id = run.info.run_id
-        whole = {entry.source for entry in client.search_model_versions(f"run_id = '{run_id}'")}
-        left = client.search_logged_models(
-            [run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'"
-        )
-        for entry in left:
-            if f"models:/{entry.model_id}" not in whole:
-                with _suppress_missing():  # another process was first
-                    client.delete_logged_model(entry.model_id)
-        client.set_terminated(run_id, "KILLED")
+        _end(client, run, "KILLED")
+
+
+@store_errors("end a run")
+def end_pipeline(model: str, key: str, status: str) -> None:
+    """End the runs of a pipeline run none of whose steps works any more: FINISHED or FAILED."""
+    client = connect()
+    for run in list(_runs_of(client, model, key)):
+        _end(client, run, status)
+
+
+def _end(client: Any, run: Any, status: str) -> None:
+    """Close a run, and delete its files of a version that has not become one."""
+    run_id = run.info.run_id
+    whole = {entry.source for entry in client.search_model_versions(f"run_id = '{run_id}'")}
+    left = client.search_logged_models(
+        [run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'"
+    )
+    for entry in left:
+        if f"models:/{entry.model_id}" not in whole:
+            with _suppress_missing():  # another process was first
+                client.delete_logged_model(entry.model_id)
+    client.set_terminated(run_id, status)
 
 
 def _preset_run(client: Any) -> str | None:

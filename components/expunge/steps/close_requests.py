@@ -4,7 +4,8 @@ from expunge.errors import OperationalError
 from expunge.ledger import Claim
 from expunge.states import ATTEMPTS
 
-CANCELLED = "CANCELLED"  # kfp's word for a pipeline run that somebody stopped
+# kfp's words for how a pipeline run ended: well, or because somebody stopped it.
+SUCCEEDED, CANCELLED = "SUCCEEDED", "CANCELLED"
 
 
 def close_requests(
@@ -14,12 +15,13 @@ def close_requests(
 
     Requests that the champion fulfils are fulfilled, those that the gate rejected rejected, and the
     rest goes back into the queue: after `attempts` failures to where a person has to look. A run
-    that was stopped, as `state` says, or whose base is not champion any more, has not failed.
+    that was stopped, as `state` says, or whose base is not champion any more, has not failed. On a
+    cluster, where no step works any more by then, the MLflow run is ended too.
 
     Raises:
         OperationalError: MLflow cannot be reached. The requests are back in the queue all the same.
     """
-    from expunge import champions, ledger
+    from expunge import champions, ledger, registry
 
     claim = ledger.find_claim(run)
     if claim is None or not claim.active:
@@ -28,6 +30,8 @@ def close_requests(
     try:
         if ledger.held_requests(claim.token):  # else promote has settled them, without MLflow here
             champions.reconcile(name)
+        if claim.holder is None:  # on a cluster: no command is around the run that would end it
+            registry.end_pipeline(name, run, "FINISHED" if state == SUCCEEDED else "FAILED")
     except OperationalError as unreachable:
         problem = unreachable
     champion = ledger.champion(name)

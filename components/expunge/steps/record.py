@@ -55,8 +55,9 @@ def record(
     run = environment.pipeline_run()
     if kind == "forget" and run:
         ledger.note_verdict(run, tags["gate"], failed, run_id)
-        if page:
-            records.wrote_page(f"runs:/{run_id}/report.html", page, reports["validation"], name)
+    for file, path in files.items():
+        if "validation" in reports and file in ("validation.json", "report.html"):
+            records.wrote_report(f"runs:/{run_id}/{file}", path, reports["validation"], name)
     return {"run_id": run_id, "metrics": len(metrics), "gate": tags.get("gate")}
 
 

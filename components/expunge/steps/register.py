@@ -23,9 +23,10 @@ def register(
     `requests` are the ids of those that the version is made for.
 
     Raises:
-        RefusedError: the report says that the gate rejected the model.
+        RefusedError: the report says that the gate rejected the model, or this run has lost its
+            requests to another.
     """
-    from expunge import records, registry
+    from expunge import environment, records, registry
     from expunge.artifacts import CODES, FISHER, MODEL, ONNX, WEIGHTS, read_json
     from expunge.verdicts import rejected_by, verdict
 
@@ -39,6 +40,7 @@ def register(
     sources |= {FISHER: fisher / FISHER, ONNX: onnx}
     tags = {"expunge.gate": "passed", "expunge.grade": str(report["grade"])}
     if requests:
+        _check_held(name, environment.pipeline_run())
         tags["expunge.requests"] = ",".join(requests)
     run_id = registry.attached_run(name, kind)
     with tempfile.TemporaryDirectory() as folder:
@@ -55,3 +57,15 @@ def register(
         "forgotten": list(version.forgotten),
         "grade": version.grade,
     }
+
+
+def _check_held(name: str, run: str | None) -> None:
+    """Make no version that could never be promoted."""
+    from expunge import ledger
+
+    claim = ledger.find_claim(run) if run else None
+    if claim is None or not claim.active:
+        raise RefusedError(
+            f"run {run} has lost the requests for {name!r} that it worked on; another run does, or "
+            "has settled them, and nothing is registered"
+        )
