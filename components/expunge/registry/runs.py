@@ -120,7 +120,10 @@ def abandon_runs(model: str) -> None:
 
 @store_errors("end a run")
 def end_pipeline(model: str, key: str, status: str) -> None:
-    """End the runs of a pipeline run none of whose steps works any more: FINISHED or FAILED."""
+    """End what is open of a pipeline run none of whose steps works any more: FINISHED or FAILED.
+
+    Files of a version that has not become one are deleted.
+    """
     client = connect()
     for run in list(_runs_of(client, model, key)):
         _end(client, run, status)
@@ -137,7 +140,8 @@ def _end(client: Any, run: Any, status: str) -> None:
         if f"models:/{entry.model_id}" not in whole:
             with _suppress_missing():  # another process was first
                 client.delete_logged_model(entry.model_id)
-    client.set_terminated(run_id, status)
+    if run.info.status == "RUNNING":
+        client.set_terminated(run_id, status)
 
 
 def _preset_run(client: Any) -> str | None:

@@ -15,8 +15,8 @@ def close_requests(
 
     Requests that the champion fulfils are fulfilled, those that the gate rejected rejected, and the
     rest goes back into the queue: after `attempts` failures to where a person has to look. A run
-    that was stopped, as `state` says, or whose base is not champion any more, has not failed. On a
-    cluster, where no step works any more by then, the MLflow run is ended too.
+    that was stopped, as `state` says, or whose base is not champion any more, has not failed. No
+    step works any more by then: what one had half registered is deleted, and the MLflow run ended.
 
     Raises:
         OperationalError: MLflow cannot be reached. The requests are back in the queue all the same.
@@ -28,9 +28,10 @@ def close_requests(
         return None
     problem = None
     try:
-        if ledger.held_requests(claim.token):  # else promote has settled them, without MLflow here
+        unsettled = ledger.held_requests(claim.token)  # else promote has settled them
+        if unsettled:
             champions.reconcile(name)
-        if claim.holder is None:  # on a cluster: no command is around the run that would end it
+        if unsettled or claim.holder is None:  # on a cluster no command ends its MLflow run
             registry.end_pipeline(name, run, "FINISHED" if state == SUCCEEDED else "FAILED")
     except OperationalError as unreachable:
         problem = unreachable
