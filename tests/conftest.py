@@ -1,11 +1,18 @@
 """Fixtures for every test: state in a temporary folder, and data that is too large for the tree."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow_store import VARIABLES
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts_are_heard() -> None:
+    """A shell has what it starts in the background ignore SIGINT, which some tests send."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
