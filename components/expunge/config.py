@@ -92,7 +92,8 @@ class TrainConfig:
     init_from: str = ""  # a registered version's URI or a file: an existing classifier gets codes
     precision: str = "auto"
     augment: str = "auto"
-    processes: int = 1  # local processes, one GPU each; above 1 they run under torchrun
+    processes: int = 1  # on each node, one GPU each; above 1 they run under torchrun
+    nodes: int = 1  # machines; above 1 they run as a TrainJob of Kubeflow Trainer
     workers: int = 2  # decoding processes for images that do not fit into memory
 
     def __post_init__(self) -> None:
@@ -103,6 +104,7 @@ class TrainConfig:
         _within("t_mix", self.t_mix, 0, 1)
         _within("seed", self.seed, 0, 2**63 - 1)
         _within("processes", self.processes, 1, 1024)
+        _within("nodes", self.nodes, 1, 1024)
         _within("workers", self.workers, 0, 1024)
         if not 0 < self.learning_rate <= 1000:
             raise UserError(f"learning_rate is {self.learning_rate}; expected above 0, up to 1000")

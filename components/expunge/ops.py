@@ -60,6 +60,7 @@ def train(
     precision: str = "auto",
     augment: str = "auto",
     processes: int = 1,
+    nodes: int = 1,
     workers: int = 2,
     kind: str = "train",
 ) -> None:
@@ -89,6 +90,7 @@ def train(
         precision=precision,
         augment=augment,
         processes=processes,
+        nodes=nodes,
         workers=workers,
     )
     outcome = train(

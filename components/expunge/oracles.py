@@ -23,7 +23,7 @@ SUFFIX = "-oracles"
 NEEDED = LEAST_ORACLES + 1  # those to compare with, and one held out as a control
 # Settings that differ between trainings of one recipe: the seed; the classes, which the key has as
 # what was left out in the end; how the work was shared out.
-APART = ("seed", "without", "workers", "processes")
+APART = ("seed", "without", "workers", "processes", "nodes")
 
 
 def oracle_model(name: str) -> str:
@@ -168,7 +168,7 @@ def oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = "") ->
     """
     fields = set(TrainConfig.__dataclass_fields__)
     known = {key: value for key, value in info.settings.items() if key in fields}
-    missing = sorted(fields - {*known, "seed"})
+    missing = sorted(fields - {*known, "seed", "nodes"})  # which stands there where it is not 1
     if missing:
         raise UserError(
             f"the model does not say how it was trained (its {', '.join(missing)}); an oracle can "

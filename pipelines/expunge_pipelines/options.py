@@ -139,7 +139,12 @@ _TRAINING = (
     ),
     click.option("--precision", type=click.Choice(PRECISIONS), default=_RECIPE.precision),
     click.option("--augment", type=click.Choice(AUGMENTATIONS), default=_RECIPE.augment),
-    click.option("--processes", default=_RECIPE.processes, show_default=True, help="One GPU each."),
+    click.option(
+        "--processes", default=_RECIPE.processes, show_default=True, help="On a node; one GPU each."
+    ),
+    click.option(
+        "--nodes", default=_RECIPE.nodes, show_default=True, help="Machines, on a cluster."
+    ),
     click.option(
         "--workers", default=_RECIPE.workers, show_default=True, help="Decoding processes."
     ),

@@ -42,6 +42,7 @@ def build_oracles(place: Place, one_by_one: Sequence[int] = ()) -> BaseComponent
         precision: str = "auto",
         augment: str = "auto",
         processes: int = 1,
+        nodes: int = 1,
         workers: int = 2,
     ) -> None:
         """An oracle that is registered already is not trained again."""
@@ -76,6 +77,7 @@ def build_oracles(place: Place, one_by_one: Sequence[int] = ()) -> BaseComponent
                         precision=precision,
                         augment=augment,
                         processes=processes,
+                        nodes=nodes,
                         workers=workers,
                         kind="oracles",
                     )

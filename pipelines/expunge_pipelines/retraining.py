@@ -1,6 +1,7 @@
 """What `expunge oracles` does, without printing: models retrained without the classes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def make_oracles(
     fresh = [index for index in chosen if index not in info.forgotten]
     if fresh:
         requests.check_forgettable(info, fresh)
-    config = oracle_config(info, chosen, _same_weights(info, weights))
+    # However many trained the model: this machine is one.
+    config = replace(oracle_config(info, chosen, _same_weights(info, weights)), nodes=1)
     key = recipe_key(info, chosen)
     every = oracle_seeds(key, seeds)
     before = {oracle.seed for oracle in registry.oracles(name, key)}
@@ -132,6 +134,7 @@ _FIELDS = (
     "precision",
     "augment",
     "processes",
+    "nodes",
     "workers",
 )
 

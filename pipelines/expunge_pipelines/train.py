@@ -35,6 +35,7 @@ def build_train(place: Place) -> BaseComponent:
         precision: str = "auto",
         augment: str = "auto",
         processes: int = 1,
+        nodes: int = 1,
         workers: int = 2,
         chance_factor: float = 3.0,
         onnx_atol: float = 1e-5,
@@ -61,6 +62,7 @@ def build_train(place: Place) -> BaseComponent:
                 precision=precision,
                 augment=augment,
                 processes=processes,
+                nodes=nodes,
                 workers=workers,
             )
         )

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from expunge import registry
 from expunge.artifacts import MODEL, DatasetInfo, load_model_info
 from expunge.config import TrainConfig
 from expunge.core.codes import draw_codes
@@ -32,7 +33,6 @@ from expunge.pretrained import (
 )
 from expunge.steps.session import Session
 
-REGISTERED = "models:/"  # how init_from names a version in the registry
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names
 
 # Products in a step's forward pass up to which a network of matrices alone computes on one thread.
@@ -112,21 +112,12 @@ def _initial_model(config: TrainConfig, info: DatasetInfo) -> tuple[nn.Module, d
 @contextmanager
 def _existing(source: str) -> Iterator[Path]:
     """The model folder or weights file that `init_from` names; a registered version is fetched."""
-    if not source.startswith(REGISTERED):
+    if not source.startswith(registry.REGISTERED):
         yield Path(source)
         return
-    from expunge import registry
-
-    name, at, alias = source.removeprefix(REGISTERED).partition("@")
-    name, _, number = (name, "", "") if at else name.partition("/")
-    if not (alias == registry.CHAMPION if at else number.isdecimal()):
-        raise UserError(
-            f"init_from is {source!r}; a registered version is models:/NAME/VERSION or "
-            "models:/NAME@champion"
-        )
     with tempfile.TemporaryDirectory() as folder:
         fetched = Path(folder) / "model"
-        registry.download(registry.resolve(name, int(number) if number else None), fetched)
+        registry.download(registry.named(source), fetched)
         yield fetched
 
 
@@ -183,8 +174,13 @@ def _recipe(
     precision: str,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Pretrained weights stand in it by their digest: a path says nothing of its content."""
+    """Pretrained weights stand in it by their digest: a path says nothing of its content.
+
+    One node goes without saying, as it did before there could be several: keys stay what they were.
+    """
     settings = {**asdict(config), "without": sorted(config.without), **start}
+    if config.nodes == 1:
+        del settings["nodes"]
     return {
         "config": {**settings, "precision": precision},
         "device": device.type,

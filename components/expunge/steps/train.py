@@ -92,9 +92,10 @@ def _check(config: TrainConfig, info: DatasetInfo) -> None:
             f"out: --without {','.join(map(str, empty))}"
         )
     images = sum(counts[index] for index in retained)
-    if min(config.batch_size, images) < config.processes:
+    processes = config.processes * config.nodes
+    if min(config.batch_size, images) < processes:
         raise UserError(
-            f"{config.processes} processes share batches of {min(config.batch_size, images)} "
+            f"{processes} processes share batches of {min(config.batch_size, images)} "
             "images; choose a larger batch_size or fewer processes"
         )
     if not sum(info.splits["test"].counts[index] for index in retained):
