@@ -4,6 +4,15 @@ Only a function's source text travels to a container, so each body imports what 
 nothing of this module. A port `report` is the step's JSON report. A setting that may be absent is
 an empty list: the local runner cannot pass None on. Whole numbers inside a list arrive as floats,
 since kfp hands lists on as JSON, and are made whole again.
+
+kfp answers a step from its cache by the image's name, the function's source, the values of the
+parameters and the names of the artifacts; not by what the artifacts hold, nor by the code in the
+image. So a step that may be answered so takes two parameters that its body does not read:
+
+`code`: the digest of the code, as the first step of the same run found it in the image.
+`data`: the digests of every artifact that it reads. What hands on an artifact for others to read
+gives its `digest`. Each is of the very bytes, also where these follow from others: a step may
+compute on other hardware, or not be in the cache any more, and give other ones.
 """
 
 from functools import partial
@@ -26,17 +35,41 @@ def prepare_data(
     source: str,
     image_size: int = 0,
     splits: List[str] = ["train", "test"],
-) -> None:
+) -> NamedTuple("Prepared", [("digest", str), ("code", str)]):
     """Turn a data source into a data set folder."""
     from pathlib import Path
 
     from expunge import environment, records
+    from expunge.code_digest import code_digest
     from expunge.config import PrepareDataConfig
     from expunge.steps.prepare_data import prepare_data
 
     config = PrepareDataConfig(source, environment.data_root(), image_size, tuple(splits))
     prepare_data(config, Path(dataset.path))
-    records.wrote(dataset, "dataset")
+    return (records.wrote(dataset, "dataset"), code_digest())
+
+
+@step
+def plan_training(
+    name: str,
+    arch: str,
+    without: List[int] = [],
+    expected: int = -1,
+    weights: str = "",
+    init_from: str = "",
+) -> NamedTuple(
+    "Plan", [("without", List[int]), ("expected", int), ("init_from", str), ("start", str)]
+):
+    """Say what a training leaves out and which champion it may replace (-1: the one of now).
+
+    `start` has digests of what it starts from, for the key of its cache.
+    """
+    from expunge.config import TrainConfig
+    from expunge.steps.plan_training import plan_training
+
+    left_out = tuple(int(index) for index in without)
+    config = TrainConfig(arch=arch, without=left_out, weights=weights, init_from=init_from)
+    return tuple(plan_training(config, name, expected))
 
 
 @step
@@ -63,7 +96,9 @@ def train(
     nodes: int = 1,
     workers: int = 2,
     kind: str = "train",
-) -> None:
+    code: str = "",
+    data: str = "",
+) -> NamedTuple("Trained", [("digest", str)]):
     """Train a classifier with mnemonic codes mixed in; resumes where a killed run stopped.
 
     `kind` is the pipeline's; one that trains oracles has the metrics of several seeds.
@@ -101,7 +136,7 @@ def train(
         on_epoch=registry.epoch_logger(name, kind, seed),
     )
     artifacts.write_json(Path(report.path), outcome)
-    records.wrote(model, "model", model=name)
+    return (records.wrote(model, "model", model=name),)
 
 
 @step
@@ -125,6 +160,8 @@ def claim_requests(
         ("reference", str),
         ("source", str),
         ("image_size", int),
+        ("digest", str),
+        ("code", str),
     ],
 ):
     """Take every pending request of a model, or those named, and fetch its champion.
@@ -134,6 +171,7 @@ def claim_requests(
     from pathlib import Path
 
     from expunge import environment, records
+    from expunge.code_digest import code_digest
     from expunge.config import ClaimConfig
     from expunge.steps.claim_requests import claim_requests
 
@@ -149,8 +187,7 @@ def claim_requests(
         version=version,
     )
     outcome = claim_requests(config, Path(model.path))
-    records.wrote(model, "model", model=name)
-    return tuple(outcome)
+    return (*outcome, records.wrote(model, "model", model=name), code_digest())
 
 
 @step
@@ -176,7 +213,7 @@ def load_oracles(
     classes: List[int],
     grade: str = "suppressed",
     version: int = 0,
-) -> NamedTuple("Found", [("count", int), ("splits", List[str])]):
+) -> NamedTuple("Found", [("count", int), ("splits", List[str]), ("digest", str)]):
     """Fetch the models retrained without the classes, and say which splits they ask for."""
     from pathlib import Path
 
@@ -185,8 +222,7 @@ def load_oracles(
 
     indices = [int(index) for index in classes]
     found = load_oracles(Path(base.path), Path(oracles.path), name, indices, grade, version)
-    records.wrote(oracles, "oracles", model=name)
-    return (found.oracles, found.splits)
+    return (found.oracles, found.splits, records.wrote(oracles, "oracles", model=name))
 
 
 @step
@@ -221,7 +257,9 @@ def compute_fim(
     fisher: Output[Artifact],
     report: Output[Artifact],
     classes: List[int] = [],
-) -> None:
+    code: str = "",
+    data: str = "",
+) -> NamedTuple("Computed", [("digest", str)]):
     """Fisher information on the codes: the total, or what forgetting the classes needs."""
     from pathlib import Path
 
@@ -232,7 +270,7 @@ def compute_fim(
         Path(model.path), Path(fisher.path), classes=[int(index) for index in classes]
     )
     artifacts.write_json(Path(report.path), outcome)
-    records.wrote(fisher, "fisher", of=model)
+    return (records.wrote(fisher, "fisher", of=model),)
 
 
 @step
@@ -246,7 +284,9 @@ def perturb(
     rule: str = "auto",
     lambdas: List[float] = [],
     budget: float = 0.015,
-) -> None:
+    code: str = "",
+    data: str = "",
+) -> NamedTuple("Changed", [("digest", str)]):
     """Forget the classes: one change of the weights, chosen on the codes alone."""
     from pathlib import Path
 
@@ -259,11 +299,17 @@ def perturb(
         config, Path(model.path), Path(fisher.path), Path(unlearned.path), parent=parent
     )
     artifacts.write_json(Path(report.path), outcome)
-    records.wrote(unlearned, "model")
+    return (records.wrote(unlearned, "model"),)
 
 
 @step
-def export_onnx(model: Input[Model], onnx: Output[Model], report: Output[Artifact]) -> None:
+def export_onnx(
+    model: Input[Model],
+    onnx: Output[Model],
+    report: Output[Artifact],
+    code: str = "",
+    data: str = "",
+) -> NamedTuple("Exported", [("digest", str)]):
     """Write a model as one ONNX graph that takes raw pixels."""
     from pathlib import Path
 
@@ -272,7 +318,7 @@ def export_onnx(model: Input[Model], onnx: Output[Model], report: Output[Artifac
 
     outcome = export_onnx(Path(model.path), Path(onnx.path))
     artifacts.write_json(Path(report.path), outcome)
-    records.wrote(onnx, "onnx", of=model)
+    return (records.wrote(onnx, "onnx", of=model),)
 
 
 @step
@@ -291,6 +337,8 @@ def validate(
     onnx_atol: float = 1e-5,
     grade: str = "suppressed",
     block: List[str] = [],
+    code: str = "",
+    data: str = "",
 ) -> bool:
     """The gate: measure a model, or an unlearned one beside its base, controls and oracles.
 
@@ -394,6 +442,7 @@ def promote(name: str, version: int, expected: int = 0, token: int = 0) -> None:
 STEPS = {
     component.name.replace("-", "_"): component
     for component in (
+        plan_training,
         prepare_data,
         train,
         claim_requests,

@@ -29,23 +29,25 @@ class Port(Protocol):
     uri: str
 
 
-def wrote(port: Port, kind: str, of: Port | None = None, model: str | None = None) -> None:
+def wrote(port: Port, kind: str, of: Port | None = None, model: str | None = None) -> str:
     """Record an artifact that a step has written, before kfp puts it where it is kept.
 
     The classes are those that the data set or model in it knows, or that in `of`, from which it
-    was made.
+    was made. Returns its digest, which is part of the key of every cached step that reads it.
     """
     path = Path(port.path)
+    found = digest(path)
     if path.exists() and (path.is_file() or any(path.iterdir())):
         classes = known_classes(Path((of or port).path))
         ledger.note_written(
             port.uri,
             kind,
             classes,
-            digest=digest(path),
+            digest=found,
             model=model,
             run=environment.pipeline_run(),
         )
+    return found
 
 
 def wrote_version(version: Version, folder: Path) -> None:

@@ -3,19 +3,20 @@
 from typing import List
 
 from kfp import dsl
-from kfp.dsl import PipelineTask
+from kfp.dsl import PipelineConfig, PipelineTask
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
 from expunge_pipelines.resources import Place
 
 
-def build_forget(place: Place) -> BaseComponent:
-    """The pipeline, with `place` giving each task its resources."""
+def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComponent:
+    """The pipeline, with `place` giving each task its resources, and `config` the whole of it."""
 
     @dsl.pipeline(
         name="expunge-forget",
         description="Take requests, forget in one shot, validate, report, register and promote.",
+        pipeline_config=config,
     )
     def forget(
         name: str,
@@ -75,7 +76,7 @@ def _forget_claimed(
     dry_run: bool,
 ) -> None:
     """The tasks from the version that `base` fetched to a new champion."""
-    classes = base.outputs["classes"]
+    classes, code, digest = (base.outputs[key] for key in ("classes", "code", "digest"))
     retrained = place(
         ops.load_oracles(
             base=base.outputs["model"],
@@ -92,7 +93,9 @@ def _forget_claimed(
             splits=retrained.outputs["splits"],
         )
     )
-    terms = place(ops.compute_fim(model=base.outputs["model"], classes=classes))
+    terms = place(
+        ops.compute_fim(model=base.outputs["model"], classes=classes, code=code, data=digest)
+    )
     changed = place(
         ops.perturb(
             model=base.outputs["model"],
@@ -102,10 +105,12 @@ def _forget_claimed(
             rule=rule,
             lambdas=lambdas,
             budget=budget,
+            code=code,
+            data=f"{digest} {terms.outputs['digest']}",
         )
     )
-    model = changed.outputs["unlearned"]
-    exported = place(ops.export_onnx(model=model))
+    model, unlearned = changed.outputs["unlearned"], changed.outputs["digest"]
+    exported = place(ops.export_onnx(model=model, code=code, data=unlearned))
     gate = place(
         ops.validate(
             dataset=data.outputs["dataset"],
@@ -120,6 +125,9 @@ def _forget_claimed(
             onnx_atol=onnx_atol,
             grade=grade,
             block=block,
+            code=code,
+            data=f"{data.outputs['digest']} {unlearned} {exported.outputs['digest']} {digest} "
+            f"{retrained.outputs['digest']}",
         )
     )
     shown = place(ops.report(validation=gate.outputs["report"], work=changed.outputs["report"]))
@@ -135,7 +143,7 @@ def _forget_claimed(
     )
     passed = gate.outputs["Output"] == True  # noqa: E712 (kfp's condition)
     with dsl.If(passed, "gate-passed"), dsl.If(dry_run == False, "not-a-dry-run"):  # noqa: E712
-        total = place(ops.compute_fim(model=model)).after(recorded)
+        total = place(ops.compute_fim(model=model, code=code, data=unlearned)).after(recorded)
         registered = place(
             ops.register(
                 kind="forget",

@@ -16,7 +16,8 @@ from expunge.config import (
     TrainConfig,
 )
 from expunge.errors import OperationalError, UserError
-from expunge.oracles import SUFFIX, check_no_oracles, holds_oracles
+from expunge.oracles import check_no_oracles
+from expunge.steps.plan_training import check_model_name
 from expunge_pipelines.holding import holding, new_run
 from expunge_pipelines.local import run_locally
 from expunge_pipelines.tracking import registered, reports, tracked
@@ -43,11 +44,7 @@ def train(
         ExpungeError: the request is wrong, or a step failed. Nothing was promoted.
     """
     gate = gate or GateConfig()
-    if holds_oracles(name):
-        raise UserError(
-            f"the model name {name!r} is not usable: names that end with {SUFFIX} belong to "
-            "oracles; choose another"
-        )
+    check_model_name(name)
     _check_known(source, image_size, config.arch)
     serving = champions.reconcile(name).champion
     known = {version.version: version for version in registry.versions(name)}

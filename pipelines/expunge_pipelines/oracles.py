@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from typing import List
 
 from kfp import dsl
+from kfp.dsl import PipelineConfig
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
 from expunge_pipelines.resources import Place
 
 
-def build_oracles(place: Place, one_by_one: Sequence[int] = ()) -> BaseComponent:
-    """The pipeline, with `place` giving each task its resources.
+def build_oracles(
+    place: Place, one_by_one: Sequence[int] = (), config: PipelineConfig | None = None
+) -> BaseComponent:
+    """The pipeline, with `place` giving each task its resources, and `config` the whole of it.
 
     It trains an oracle for each seed of its parameter `seeds`, all at once where the cluster can.
     With seeds in `one_by_one` it has a task of its own for each step of each of these instead, and
@@ -22,6 +25,7 @@ def build_oracles(place: Place, one_by_one: Sequence[int] = ()) -> BaseComponent
     @dsl.pipeline(
         name="expunge-oracles",
         description="Retrain without classes, once for each seed, export and register.",
+        pipeline_config=config,
     )
     def oracles(
         name: str,
@@ -80,9 +84,17 @@ def build_oracles(place: Place, one_by_one: Sequence[int] = ()) -> BaseComponent
                         nodes=nodes,
                         workers=workers,
                         kind="oracles",
+                        code=data.outputs["code"],
+                        data=data.outputs["digest"],
                     )
                 )
-                exported = place(ops.export_onnx(model=trained.outputs["model"]))
+                exported = place(
+                    ops.export_onnx(
+                        model=trained.outputs["model"],
+                        code=data.outputs["code"],
+                        data=trained.outputs["digest"],
+                    )
+                )
                 place(
                     ops.keep_oracle(
                         model=trained.outputs["model"],

@@ -3,18 +3,20 @@
 from typing import List
 
 from kfp import dsl
+from kfp.dsl import PipelineConfig
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
 from expunge_pipelines.resources import Place
 
 
-def build_train(place: Place) -> BaseComponent:
-    """The pipeline, with `place` giving each task its resources."""
+def build_train(place: Place, config: PipelineConfig | None = None) -> BaseComponent:
+    """The pipeline, with `place` giving each task its resources, and `config` the whole of it."""
 
     @dsl.pipeline(
         name="expunge-train",
         description="Train with mnemonic codes, validate, export, register and promote.",
+        pipeline_config=config,
     )
     def train(
         name: str,
@@ -39,10 +41,25 @@ def build_train(place: Place) -> BaseComponent:
         workers: int = 2,
         chance_factor: float = 3.0,
         onnx_atol: float = 1e-5,
-        expected: int = 0,
+        expected: int = -1,
     ) -> None:
-        """Nothing is registered unless the gate passes; `expected` is the champion at the start."""
-        data = place(ops.prepare_data(source=source, image_size=image_size))
+        """Nothing is registered unless the gate passes.
+
+        `expected` is the champion that the new version may replace, 0 for none; with -1 it is the
+        one that serves when the run starts, and classes that were erased are left out too.
+        """
+        plan = place(
+            ops.plan_training(
+                name=name,
+                arch=arch,
+                without=without,
+                expected=expected,
+                weights=weights,
+                init_from=init_from,
+            )
+        )
+        data = place(ops.prepare_data(source=source, image_size=image_size)).after(plan)
+        code = data.outputs["code"]
         trained = place(
             ops.train(
                 dataset=data.outputs["dataset"],
@@ -56,18 +73,20 @@ def build_train(place: Place) -> BaseComponent:
                 schedule=schedule,
                 t_mix=t_mix,
                 seed=seed,
-                without=without,
+                without=plan.outputs["without"],
                 weights=weights,
-                init_from=init_from,
+                init_from=plan.outputs["init_from"],
                 precision=precision,
                 augment=augment,
                 processes=processes,
                 nodes=nodes,
                 workers=workers,
+                code=code,
+                data=f"{data.outputs['digest']} {plan.outputs['start']}",
             )
         )
-        model = trained.outputs["model"]
-        exported = place(ops.export_onnx(model=model))
+        model, digest = trained.outputs["model"], trained.outputs["digest"]
+        exported = place(ops.export_onnx(model=model, code=code, data=digest))
         gate = place(
             ops.validate(
                 dataset=data.outputs["dataset"],
@@ -75,6 +94,8 @@ def build_train(place: Place) -> BaseComponent:
                 onnx=exported.outputs["onnx"],
                 chance_factor=chance_factor,
                 onnx_atol=onnx_atol,
+                code=code,
+                data=f"{data.outputs['digest']} {digest} {exported.outputs['digest']}",
             )
         )
         recorded = place(
@@ -87,7 +108,7 @@ def build_train(place: Place) -> BaseComponent:
             )
         )
         with dsl.If(gate.outputs["Output"] == True, "gate-passed"):  # noqa: E712 (kfp's condition)
-            fisher = place(ops.compute_fim(model=model)).after(recorded)
+            fisher = place(ops.compute_fim(model=model, code=code, data=digest)).after(recorded)
             registered = place(
                 ops.register(
                     kind="train",
@@ -98,6 +119,8 @@ def build_train(place: Place) -> BaseComponent:
                     validation=gate.outputs["report"],
                 )
             )
-            place(ops.promote(name=name, version=registered.output, expected=expected))
+            place(
+                ops.promote(name=name, version=registered.output, expected=plan.outputs["expected"])
+            )
 
     return train

@@ -25,6 +25,7 @@ from expunge.oracles import SUFFIX, check_no_oracles, holds_oracles, oracle_mode
 from expunge.registry.store import check_name, connect, pages, store_errors
 
 CHAMPION, PREVIOUS = "champion", "previous"
+REGISTERED = "models:/"  # how the address of a registered version begins
 # a version's files, and the ends of the tags that hold the SHA-256 of each
 FILES = {MODEL: "info", WEIGHTS: "weights", CODES: "codes", FISHER: "fim_total", ONNX: "onnx"}
 DIGEST_TAG = "expunge.sha256."
@@ -63,7 +64,7 @@ class Version:
     @property
     def uri(self) -> str:
         """What any MLflow client loads it by."""
-        return f"models:/{self.name}/{self.version}"
+        return f"{REGISTERED}{self.name}/{self.version}"
 
     @property
     def digests(self) -> dict[str, str]:
@@ -182,6 +183,22 @@ def resolve(name: str, version: int | None = None) -> Version:
             "name one of them, or train it anew"
         )
     raise UserError(f"model {name!r} has no version {version}; use one of {_numbers(found)}")
+
+
+def named(uri: str) -> Version:
+    """The version at `models:/NAME/VERSION` or `models:/NAME@champion`.
+
+    Raises:
+        UserError: the address is another, or there is no such version.
+    """
+    name, at, alias = uri.removeprefix(REGISTERED).partition("@")
+    name, _, number = (name, "", "") if at else name.partition("/")
+    if not (alias == CHAMPION if at else number.isdecimal()):
+        raise UserError(
+            f"init_from is {uri!r}; a registered version is models:/NAME/VERSION or "
+            "models:/NAME@champion"
+        )
+    return resolve(name, int(number) if number else None)
 
 
 def _numbers(found: list[Version]) -> str:
