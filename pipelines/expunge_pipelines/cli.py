@@ -23,6 +23,7 @@ from expunge.verdicts import UNTRUSTWORTHY, verdict
 from expunge_pipelines import show
 from expunge_pipelines.options import (
     by_option,
+    cluster_option,
     json_option,
     listed,
     policy_options,
@@ -31,6 +32,7 @@ from expunge_pipelines.options import (
 )
 from expunge_pipelines.request_commands import request
 from expunge_pipelines.schedule_command import schedule
+from expunge_pipelines.settings import ClusterSettings
 
 INTERRUPTED = (
     "interrupted; `expunge models` shows what is champion, and a training that is started again "
@@ -276,12 +278,13 @@ def rollback(name: str, as_json: bool) -> None:
 
 @cli.command("compile")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@cluster_option
 @json_option
-def compile_command(folder: Path, as_json: bool) -> None:
+def compile_command(folder: Path, settings: ClusterSettings, as_json: bool) -> None:
     """Write the pipelines and their components as YAML into FOLDER."""
     from expunge_pipelines.client import compile_all
 
-    show.result({"files": compile_all(folder)}, as_json, show.compiled)
+    show.result({"files": compile_all(folder, settings)}, as_json, show.compiled)
 
 
 @cli.command()

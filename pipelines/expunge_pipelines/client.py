@@ -1,41 +1,79 @@
 """Compile the pipelines and their components to YAML."""
 
+import copy
+import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from expunge.errors import OperationalError
+from expunge_pipelines.settings import ClusterSettings
+
+KINDS = ("train", "oracles", "forget")
 
 
-def compile_all(folder: Path) -> list[str]:
+def compile_pipeline(kind: str, file: Path, settings: ClusterSettings) -> dict[str, Any]:
+    """Write the pipeline of a kind (`KINDS`) as a cluster takes it.
+
+    The same code and settings give the same bytes. Returns its parameters with their defaults;
+    one that is None has to be given.
+
+    Raises:
+        OperationalError: the file cannot be written; what was there before is there still.
+    """
+    from expunge_pipelines.forget import build_forget
+    from expunge_pipelines.oracles import build_oracles
+    from expunge_pipelines.resources import on_cluster, pipeline_config
+    from expunge_pipelines.train import build_train
+
+    place, config = on_cluster(settings), pipeline_config(settings)
+    builders = {
+        "train": lambda: build_train(place, config),
+        "oracles": lambda: build_oracles(place, config=config),
+        "forget": lambda: build_forget(place, config),
+    }
+    definition = builders[kind]()
+    _write(definition, file)
+    inputs = definition.component_spec.inputs or {}
+    return {key: spec.default for key, spec in inputs.items()}
+
+
+def compile_all(folder: Path, settings: ClusterSettings) -> list[str]:
     """Write `train.yaml`, `oracles.yaml`, `forget.yaml` and `components/<step>.yaml` into `folder`.
 
-    The same code gives the same bytes. Returns the paths written.
+    Returns the paths written.
 
     Raises:
         OperationalError: the folder cannot be written.
     """
+    from expunge.ops import STEPS
+
+    written = []
+    for kind in KINDS:
+        file = folder / f"{kind}.yaml"
+        compile_pipeline(kind, file, settings)
+        written.append(str(file))
+    for name, step in STEPS.items():
+        file = folder / "components" / f"{name}.yaml"
+        component = copy.deepcopy(step)
+        if settings.image:
+            component.component_spec.implementation.container.image = settings.image
+        _write(component, file)
+        written.append(str(file))
+    return written
+
+
+def _write(definition: Any, file: Path) -> None:
+    """Compile to a file beside and put that in its place, so that none is ever half there."""
     from kfp.compiler import Compiler
 
-    from expunge.ops import STEPS
-    from expunge_pipelines.forget import build_forget
-    from expunge_pipelines.oracles import build_oracles
-    from expunge_pipelines.resources import on_cluster
-    from expunge_pipelines.train import build_train
-
-    files = {
-        "train": build_train(on_cluster),
-        "oracles": build_oracles(on_cluster),
-        "forget": build_forget(on_cluster),
-    }
-    files |= {f"components/{name}": component for name, component in STEPS.items()}
-    written = []
     try:
-        for name, definition in files.items():
-            path = folder / f"{name}.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Compiler().compile(definition, str(path))
-            written.append(str(path))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".expunge-") as beside:
+            partial = Path(beside) / "compiled.yaml"
+            Compiler().compile(definition, str(partial))
+            os.replace(partial, file)
     except OSError as error:
         raise OperationalError(
-            f"{folder} cannot be written ({error}); check its permissions and the disk's space"
+            f"{file.parent} cannot be written ({error}); check its permissions and the disk's space"
         ) from error
-    return written

@@ -3,6 +3,7 @@
 from typing import List
 
 from kfp import dsl
+from kfp.dsl import PipelineConfig
 from kfp.dsl import PipelineConfig, PipelineTask
 from kfp.dsl.base_component import BaseComponent
 

@@ -11,6 +11,7 @@ import click
 
 from expunge.config import AUGMENTATIONS, PRECISIONS, RULES, SCHEDULES, GateConfig, TrainConfig
 from expunge.policy import Policy, load_policy
+from expunge_pipelines.settings import read_settings
 
 Command = Callable[..., Any]
 
@@ -120,6 +121,24 @@ def read_policy(path: str, **overrides: float | None) -> Policy:
         return load_policy(Path(path), **overrides)
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
     return Policy(GateConfig(**given))
+
+
+def cluster_option(command: Command) -> Command:
+    """`--cluster`, handed on as the `ClusterSettings` that the file holds."""
+
+    @click.option(
+        "--cluster",
+        default="",
+        envvar="EXPUNGE_CLUSTER",
+        metavar="FILE",
+        help="A YAML file of settings for your cluster; docker/cluster.yaml is one to start from.  "
+        "[default: what EXPUNGE_CLUSTER names]",
+    )
+    @wraps(command)
+    def wrapped(cluster: str, **options: Any) -> Any:
+        return command(settings=read_settings(cluster), **options)
+
+    return wrapped
 
 
 _RECIPE = TrainConfig(arch="mlp")

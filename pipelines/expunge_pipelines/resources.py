@@ -1,77 +1,36 @@
-"""What each task asks of a cluster: CPU, memory, GPU, shared memory, secrets, retries, caching.
+"""Give each task of a pipeline what the settings of a cluster say.
 
 A local run asks for nothing (`anywhere`): it would sit through the pauses between retries.
-Caching is on for the steps that are pure functions of their inputs; it is off where the input is
-the world (a data source, the registry) or the step changes it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from kfp import kubernetes
-from kfp.dsl import PipelineTask
+from kfp.dsl import PipelineConfig, PipelineTask
 
 from expunge.environment import PIPELINE_RUN
+from expunge_pipelines.settings import ClusterSettings, Retries, Toleration
+from expunge_pipelines.tasks import Resources
 
 Place = Callable[[PipelineTask], PipelineTask]
-GPU = "nvidia.com/gpu"
 
+# The keys of each secret, which are environment variables too. No value of a credential is ever
+# part of a compiled pipeline. Those of S3 may all be missing (a node's own role can stand in), and
+# those of MLflow but for its address (a server need not ask who calls).
+S3_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+)
+MLFLOW_KEYS = ("MLFLOW_TRACKING_URI",)
+MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+DATABASE_KEYS = ("EXPUNGE_DATABASE_URL",)
 
-@dataclass(frozen=True)
-class Resources:
-    """Requests equal limits for memory, so that a task is never evicted for growing."""
-
-    cpu: str
-    memory: str
-    gpus: int = 0
-    shared_memory: str = ""  # size of /dev/shm: decoding workers and NCCL pass tensors there
-    cached: bool = False
-    s3: bool = False
-    mlflow: bool = False
-    ledger: bool = True  # most steps record what they write
-    retries: int = 2
-    timeout_seconds: int = 3600
-
-
-RESOURCES = {
-    "prepare-data": Resources("2", "8Gi", s3=True),
-    "train": Resources(
-        "4",
-        "16Gi",
-        gpus=1,
-        shared_memory="8Gi",
-        cached=True,
-        mlflow=True,
-        retries=5,  # it resumes from its last epoch
-        timeout_seconds=7 * 24 * 3600,
-    ),
-    "claim-requests": Resources("1", "4Gi", mlflow=True, s3=True),
-    "load-oracles": Resources("1", "4Gi", mlflow=True, s3=True),
-    "find-oracle": Resources("1", "2Gi", mlflow=True, s3=True),
-    "keep-oracle": Resources("1", "4Gi", mlflow=True, s3=True),
-    "compute-fim": Resources("2", "8Gi", gpus=1, cached=True),
-    "perturb": Resources("2", "8Gi", gpus=1, cached=True),
-    "export-onnx": Resources("2", "8Gi", cached=True),
-    "validate": Resources("2", "8Gi", gpus=1, shared_memory="2Gi", cached=True, ledger=False),
-    "report": Resources("1", "2Gi", cached=True, ledger=False),
-    "record": Resources("1", "2Gi", mlflow=True, s3=True),
-    "register": Resources("1", "4Gi", mlflow=True, s3=True),
-    "promote": Resources("1", "2Gi", mlflow=True, s3=True),
-    # As often as a pod can be lost: what it does not settle waits for the lease to run out.
-    "close-requests": Resources("1", "2Gi", mlflow=True, s3=True, retries=5),
-}
-
-# Kubernetes secrets by name, with the environment variable that each key becomes. No value of a
-# credential is ever part of a compiled pipeline.
-S3_SECRET = "expunge-s3"  # noqa: S105 (the secret's name)
-S3_KEYS = {key: key for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")}
-MLFLOW_SECRET = "expunge-mlflow"  # noqa: S105
-MLFLOW_KEYS = {
-    key: key
-    for key in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-}
-DATABASE_SECRET = "expunge-database"  # noqa: S105
-DATABASE_KEYS = {"EXPUNGE_DATABASE_URL": "EXPUNGE_DATABASE_URL"}
+CHECKPOINTS = "EXPUNGE_CHECKPOINTS"
+CHECKPOINT_FOLDER = "/checkpoints"  # where the claim is mounted
+TRAINING = "train"  # the one task with checkpoints
 
 
 def anywhere(task: PipelineTask) -> PipelineTask:
@@ -79,15 +38,57 @@ def anywhere(task: PipelineTask) -> PipelineTask:
     return task
 
 
-def on_cluster(task: PipelineTask) -> PipelineTask:
-    """Give a task what `RESOURCES` has for its component; the task is returned for chaining."""
-    wanted = RESOURCES[task.component_spec.name]
+def on_cluster(settings: ClusterSettings = ClusterSettings()) -> Place:  # noqa: B008 (it is frozen)
+    """What gives a task all that the settings say of it, and returns it for chaining."""
+
+    def place(task: PipelineTask) -> PipelineTask:
+        name = task.component_spec.name
+        wanted = settings.tasks[name]
+        task.set_caching_options(wanted.cached)
+        _image(task, settings)
+        _compute(task, wanted, settings)
+        _nodes(task, wanted, settings)
+        _credentials(task, wanted, settings)
+        _attempts(task, wanted, settings.retries)
+        if name == TRAINING and settings.checkpoints_claim:
+            kubernetes.mount_pvc(task, settings.checkpoints_claim, CHECKPOINT_FOLDER)
+            task.set_env_variable(CHECKPOINTS, CHECKPOINT_FOLDER)
+        return task
+
+    return place
+
+
+def pipeline_config(settings: ClusterSettings) -> PipelineConfig:
+    """What a cluster does with a run as a whole: how long it may take and is kept."""
+    return PipelineConfig(
+        ttl_seconds_after_finished=settings.ttl.finished,
+        ttl_seconds_after_success=settings.ttl.success,
+        ttl_seconds_after_failure=settings.ttl.failure,
+        active_deadline_seconds=settings.deadline,
+    )
+
+
+def _image(task: PipelineTask, settings: ClusterSettings) -> None:
+    if settings.image:
+        task.set_container_image(settings.image)
+    if settings.image_pull_policy:
+        kubernetes.set_image_pull_policy(task, settings.image_pull_policy)
+    if settings.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(settings.image_pull_secrets))
+    if settings.run_as:
+        kubernetes.set_security_context(
+            task,
+            run_as_user=settings.run_as.user,
+            run_as_group=settings.run_as.group,
+            run_as_non_root=True,
+        )
+
+
+def _compute(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
     task.set_cpu_request(wanted.cpu).set_memory_request(wanted.memory)
     task.set_memory_limit(wanted.memory)
-    task.set_caching_options(wanted.cached)
-    task.set_retry(wanted.retries, backoff_duration="30s", backoff_factor=2)
-    if wanted.gpus:
-        task.set_accelerator_type(GPU).set_accelerator_limit(wanted.gpus)
+    if wanted.gpus and settings.gpu:
+        task.set_accelerator_type(settings.gpu.type).set_accelerator_limit(wanted.gpus)
     if wanted.shared_memory:
         kubernetes.empty_dir_mount(
             task,
@@ -96,14 +97,55 @@ def on_cluster(task: PipelineTask) -> PipelineTask:
             medium="Memory",
             size_limit=wanted.shared_memory,
         )
+
+
+def _nodes(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
+    """The nodes for all tasks, for those with a GPU and for this one, the last going first."""
+    gpu = settings.gpu if wanted.gpus else None
+    labels: Mapping[str, str] = {
+        **settings.node_selector,
+        **(gpu.node_selector if gpu else {}),
+        **wanted.node_selector,
+    }
+    for key, value in labels.items():
+        kubernetes.add_node_selector(task, key, value)
+    taints: tuple[Toleration, ...] = gpu.tolerations if gpu else ()
+    for taint in (*settings.tolerations, *taints, *wanted.tolerations):
+        kubernetes.add_toleration(
+            task,
+            key=taint.key or None,
+            operator=taint.operator,
+            value=taint.value or None,
+            effect=taint.effect or None,
+            toleration_seconds=taint.toleration_seconds,
+        )
+
+
+def _credentials(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
+    secrets = settings.secrets
+
+    def use(secret: str, keys: tuple[str, ...], optional: bool = False) -> None:
+        kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=optional)
+
     if wanted.s3:
-        kubernetes.use_secret_as_env(task, S3_SECRET, S3_KEYS, optional=True)
+        use(secrets.s3, S3_KEYS, optional=True)
     if wanted.mlflow:
-        kubernetes.use_secret_as_env(task, MLFLOW_SECRET, MLFLOW_KEYS)
+        use(secrets.mlflow, MLFLOW_KEYS)
+        use(secrets.mlflow, MLFLOW_LOGIN, optional=True)
     if wanted.ledger:
-        kubernetes.use_secret_as_env(task, DATABASE_SECRET, DATABASE_KEYS)
+        use(secrets.database, DATABASE_KEYS)
     if wanted.mlflow or wanted.ledger:
         # The run id of the pipeline, from the pod: it ties the steps to one MLflow run and claim.
         kubernetes.use_field_path_as_env(task, PIPELINE_RUN, "metadata.labels['pipeline/runid']")
+
+
+def _attempts(task: PipelineTask, wanted: Resources, retries: Retries) -> None:
+    """Each attempt may use its whole time. kfp's own limit would end all of them in an hour."""
+    longest = retries.max_seconds or retries.longest(wanted)
+    task.set_retry(
+        wanted.retries,
+        backoff_duration=f"{retries.backoff}s",
+        backoff_factor=retries.factor,
+        backoff_max_duration=f"{longest}s",
+    )
     kubernetes.set_timeout(task, wanted.timeout_seconds)
-    return task

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import UserError
+from expunge_pipelines.client import compile_pipeline
 from expunge_pipelines.cluster import api_errors, connect
 from expunge_pipelines.cron import check_cron
+from expunge_pipelines.settings import ClusterSettings
 
 PIPELINE = "expunge-forget"
 PREFIX = f"{PIPELINE}-"
@@ -104,15 +106,8 @@ def remove_schedule(name: str) -> dict[str, Any]:
 
 def _compile(file: Path) -> dict[str, Any]:
     """Write the forget pipeline as a cluster takes it; its parameters but `name`, with defaults."""
-    from kfp.compiler import Compiler
-
-    from expunge_pipelines.forget import build_forget
-    from expunge_pipelines.resources import on_cluster
-
-    definition = build_forget(on_cluster)
-    Compiler().compile(definition, str(file))
-    inputs = definition.component_spec.inputs or {}
-    return {key: spec.default for key, spec in inputs.items() if key != "name"}
+    defaults = compile_pipeline("forget", file, ClusterSettings())
+    return {key: value for key, value in defaults.items() if key != "name"}
 
 
 def _version(client: Any, file: Path) -> Any:

@@ -4,6 +4,7 @@ from typing import List
 
 from kfp import dsl
 from kfp.dsl import PipelineConfig
+from kfp.dsl import PipelineConfig
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops

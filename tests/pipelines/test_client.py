@@ -9,7 +9,10 @@ from kfp import components
 
 from expunge.ops import STEPS
 from expunge_pipelines.client import compile_all
-from expunge_pipelines.resources import DATABASE_SECRET, MLFLOW_SECRET, RESOURCES, S3_SECRET
+from expunge_pipelines.settings import ClusterSettings, Secrets
+from expunge_pipelines.tasks import RESOURCES
+
+DATABASE_SECRET, MLFLOW_SECRET, S3_SECRET = Secrets.database, Secrets.mlflow, Secrets.s3
 
 # Each pipeline, and steps that it has to have.
 PIPELINES = {
@@ -31,7 +34,7 @@ PIPELINES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("compiled")
-    compile_all(made)
+    compile_all(made, ClusterSettings())
     return made
 
 
@@ -40,7 +43,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def test_compiling_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    written = compile_all(tmp_path)
+    written = compile_all(tmp_path, ClusterSettings())
     assert len(written) == len(PIPELINES) + len(STEPS)
     for path in map(Path, written):
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes()
@@ -143,4 +146,4 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
     (tmp_path / "file").write_text("")
     with pytest.raises(OperationalError, match="cannot be written"):
-        compile_all(tmp_path / "file")
+        compile_all(tmp_path / "file", ClusterSettings())

@@ -13,6 +13,7 @@ from expunge.errors import OperationalError, UserError
 from expunge_pipelines.client import compile_all
 from expunge_pipelines.schedule_command import COLUMNS, schedule
 from expunge_pipelines.schedules import create_schedule, list_schedules, remove_schedule
+from expunge_pipelines.settings import ClusterSettings
 
 pytest_plugins = ["kfp_server"]
 
@@ -50,7 +51,7 @@ def test_a_schedule_as_the_server_has_it(server: KfpServer, tmp_path: Path) -> N
     assert sent["experiment_id"] == only(server.experiments)["experiment_id"]
     assert only(server.experiments)["display_name"] == "expunge-digits"
 
-    compile_all(tmp_path)
+    compile_all(tmp_path, ClusterSettings())
     content = (tmp_path / "forget.yaml").read_bytes()
     assert only(server.contents) == content
     assert version["display_name"] == hashlib.sha256(content).hexdigest()[:12]

@@ -1,0 +1,70 @@
+"""What each task asks of a cluster where the settings say nothing else.
+
+Caching is on for the steps that are pure functions of their inputs; it is off where the input is
+the world (a data source, the registry) or the step changes it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MINUTE, HOUR, DAY = 60, 3600, 24 * 3600
+
+
+@dataclass(frozen=True)
+class Toleration:
+    """A taint of nodes that a task may run on all the same, in Kubernetes' terms."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+    toleration_seconds: int | None = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Requests equal limits for memory, so that a task is never evicted for growing."""
+
+    cpu: str
+    memory: str
+    gpus: int = 0
+    shared_memory: str = ""  # size of /dev/shm: decoding workers and NCCL pass tensors there
+    cached: bool = False
+    s3: bool = False
+    mlflow: bool = False
+    ledger: bool = True  # most steps record what they write
+    retries: int = 2
+    timeout_seconds: int = HOUR
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+
+
+RESOURCES: Mapping[str, Resources] = {
+    "prepare-data": Resources("2", "8Gi", s3=True),
+    "train": Resources(
+        "4",
+        "16Gi",
+        gpus=1,
+        shared_memory="8Gi",
+        cached=True,
+        s3=True,  # a model to start from may lie there
+        mlflow=True,
+        retries=5,  # with checkpoints on a volume it resumes from its last epoch
+        timeout_seconds=7 * DAY,
+    ),
+    "plan-training": Resources("1", "2Gi", mlflow=True, s3=True),
+    "claim-requests": Resources("1", "4Gi", mlflow=True, s3=True),
+    "load-oracles": Resources("1", "4Gi", mlflow=True, s3=True),
+    "find-oracle": Resources("1", "2Gi", mlflow=True, s3=True),
+    "keep-oracle": Resources("1", "4Gi", mlflow=True, s3=True),
+    "compute-fim": Resources("2", "8Gi", gpus=1, cached=True),
+    "perturb": Resources("2", "8Gi", gpus=1, cached=True),
+    "export-onnx": Resources("2", "8Gi", cached=True),
+    "validate": Resources("2", "8Gi", gpus=1, shared_memory="2Gi", cached=True, ledger=False),
+    "report": Resources("1", "2Gi", ledger=False),  # takes seconds, and what it reads holds times
+    "record": Resources("1", "2Gi", mlflow=True, s3=True),
+    "register": Resources("1", "4Gi", mlflow=True, s3=True),
+    "promote": Resources("1", "2Gi", mlflow=True, s3=True),
+    # As often as a pod can be lost: what it does not settle waits for the lease to run out.
+    "close-requests": Resources("1", "2Gi", mlflow=True, s3=True, retries=5),
+}
