@@ -3,7 +3,6 @@
 from typing import List
 
 from kfp import dsl
-from kfp.dsl import PipelineConfig
 from kfp.dsl import PipelineConfig, PipelineTask
 from kfp.dsl.base_component import BaseComponent
 

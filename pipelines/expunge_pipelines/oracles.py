@@ -5,7 +5,6 @@ from typing import List
 
 from kfp import dsl
 from kfp.dsl import PipelineConfig
-from kfp.dsl import PipelineConfig
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
