@@ -227,15 +227,25 @@ def load_oracles(
 
 @step
 def find_oracle(
-    dataset: Input[Dataset], name: str, version: int, classes: List[int], seed: int
-) -> bool:
-    """Whether the oracle of this seed is there already; the data has to be the version's own."""
+    dataset: Input[Dataset],
+    name: str,
+    version: int,
+    classes: List[int],
+    seed: int,
+    weights: str = "",
+) -> NamedTuple("Looked", [("Output", bool), ("start", str)]):
+    """Whether the oracle of this seed is there already; the data has to be the version's own.
+
+    `start` is the digest of the weights that it would be trained from.
+    """
     from pathlib import Path
 
     from expunge.steps.find_oracle import find_oracle
+    from expunge.steps.plan_training import weights_digest
 
     indices = [int(index) for index in classes]
-    return find_oracle(Path(dataset.path), name, version, indices, seed)
+    found = find_oracle(Path(dataset.path), name, version, indices, seed)
+    return (found, weights_digest(weights))
 
 
 @step

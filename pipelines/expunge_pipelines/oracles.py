@@ -60,9 +60,10 @@ def build_oracles(
                     version=version,
                     classes=without,
                     seed=seed,
+                    weights=weights,
                 )
             )
-            with dsl.If(found.output == False, "not-there-yet"):  # noqa: E712 (kfp's condition)
+            with dsl.If(found.outputs["Output"] == False, "not-there-yet"):  # noqa: E712
                 trained = place(
                     ops.train(
                         dataset=data.outputs["dataset"],
@@ -85,7 +86,7 @@ def build_oracles(
                         workers=workers,
                         kind="oracles",
                         code=data.outputs["code"],
-                        data=data.outputs["digest"],
+                        data=f"{data.outputs['digest']} {found.outputs['start']}",
                     )
                 )
                 exported = place(

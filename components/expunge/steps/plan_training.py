@@ -40,7 +40,7 @@ def plan_training(config: TrainConfig, name: str, expected: int = SERVING) -> Pl
     """
     check_model_name(name)
     if expected != SERVING:
-        start = _never() if config.init_from or config.weights else ""
+        start = _unlike_any() if config.init_from or config.weights else ""
         return Plan(sorted(config.without), expected, config.init_from, start)
     if config.arch not in ARCHITECTURES:  # torch and torchvision take seconds
         from expunge.models import check_architecture
@@ -73,23 +73,30 @@ def check_model_name(name: str) -> None:
         )
 
 
-def _start(config: TrainConfig) -> tuple[str, str]:
-    """`init_from` as it is meant now, and the digest of what the weights come from.
+def weights_digest(weights: str) -> str:
+    """The digest of a weights file or model folder; "" for torchvision's name for weights.
 
-    torchvision's weights are known by their name. A file that is not here, but where training
-    runs, has no digest, so that no cached training is taken for one from it.
+    One that is not here, but where training runs, gets a value that no other run has: no cached
+    training is taken for one from it.
     """
-    from expunge import records, registry
+    from expunge import records
+
+    path = Path(weights)
+    if path.name and path.exists():
+        return records.digest(path)
+    return _unlike_any() if path.suffix else ""
+
+
+def _start(config: TrainConfig) -> tuple[str, str]:
+    """`init_from` as it is meant now, and the digest of what the weights come from."""
+    from expunge import registry
 
     if config.init_from.startswith(registry.REGISTERED):
         version = registry.named(config.init_from)
         return version.uri, f"{version.digests['info']} {version.digests['weights']}"
-    path = Path(config.init_from or config.weights)
-    if path.name and path.exists():
-        return config.init_from, records.digest(path)
-    return config.init_from, _never() if config.init_from or path.suffix else ""
+    digest = weights_digest(config.init_from or config.weights)
+    return config.init_from, digest or (_unlike_any() if config.init_from else "")
 
 
-def _never() -> str:
-    """A key that no other run has, so that the cache has no answer."""
+def _unlike_any() -> str:
     return f"unknown:{uuid.uuid4().hex}"
