@@ -1,7 +1,6 @@
 """Compile the pipelines and their components to YAML."""
 
 import copy
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ def _write(definition: Any, file: Path) -> None:
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".expunge-") as beside:
             partial = Path(beside) / "compiled.yaml"
             Compiler().compile(definition, str(partial))
-            os.replace(partial, file)
+            partial.replace(file)
     except OSError as error:
         raise OperationalError(
             f"{file.parent} cannot be written ({error}); check its permissions and the disk's space"

@@ -9,8 +9,8 @@ from kfp import kubernetes
 from kfp.dsl import PipelineConfig, PipelineTask
 
 from expunge.environment import PIPELINE_RUN
-from expunge_pipelines.settings import ClusterSettings, Retries, Toleration
-from expunge_pipelines.tasks import Resources
+from expunge_pipelines.settings import ClusterSettings, Retries
+from expunge_pipelines.tasks import Resources, Toleration
 
 Place = Callable[[PipelineTask], PipelineTask]
 
@@ -141,7 +141,7 @@ def _credentials(task: PipelineTask, wanted: Resources, settings: ClusterSetting
 
 def _attempts(task: PipelineTask, wanted: Resources, retries: Retries) -> None:
     """Each attempt may use its whole time. kfp's own limit would end all of them in an hour."""
-    longest = retries.max_seconds or retries.longest(wanted)
+    longest = retries.within or retries.longest(wanted)
     task.set_retry(
         wanted.retries,
         backoff_duration=f"{retries.backoff}s",
