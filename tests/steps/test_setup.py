@@ -15,7 +15,7 @@ from expunge.artifacts import load_model_info
 from expunge.config import TrainConfig
 from expunge.errors import UserError
 from expunge.models import build_model
-from expunge.steps.setup import _check_remembers, _existing, _with_shared_statistics, is_small
+from expunge.steps.setup import _check_remembers, _with_shared_statistics, existing, is_small
 
 pytest_plugins = ["mlflow_store"]
 
@@ -62,7 +62,7 @@ def test_a_registered_version_to_begin_with_is_fetched(registrar: Registrar) -> 
         ("models:/shapes/2", ()),
         ("models:/shapes@champion", (3,)),
     ):
-        with _existing(uri) as folder:
+        with existing(uri) as folder:
             assert load_model_info(folder).forgotten == forgotten
         assert not folder.exists()
 
@@ -70,7 +70,7 @@ def test_a_registered_version_to_begin_with_is_fetched(registrar: Registrar) -> 
 @pytest.mark.parametrize("uri", ["models:/shapes", "models:/shapes/one", "models:/shapes@best"])
 def test_any_other_form_of_it_is_refused(uri: str) -> None:
     with pytest.raises(UserError, match="is models:/NAME/VERSION or models:/NAME@champion"):
-        _existing(uri).__enter__()
+        existing(uri).__enter__()
 
 
 def test_a_class_that_is_left_out_does_not_come_in_with_the_weights(
@@ -78,9 +78,9 @@ def test_a_class_that_is_left_out_does_not_come_in_with_the_weights(
 ) -> None:
     registrar("shapes", forgotten=(3,))
     uri = "models:/shapes/1"
-    with _existing(uri) as folder:
+    with existing(uri) as folder:
         _check_remembers(folder, TrainConfig("mlp", without=(3,), init_from=uri))
         with pytest.raises(UserError, match=r"models:/shapes/1 remembers classes \[2\], which"):
             _check_remembers(folder, TrainConfig("mlp", without=(2, 3), init_from=uri))
-    with _existing(str(tmp_path / "bare.safetensors")) as path:
+    with existing(str(tmp_path / "bare.safetensors")) as path:
         _check_remembers(path, TrainConfig("mlp", without=(2,), init_from=str(path)))

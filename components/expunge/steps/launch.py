@@ -8,6 +8,7 @@ shown only where they end without a word.
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,10 @@ from expunge.steps.progress import TTY
 
 POLL = 0.1  # seconds
 PATIENCE = 30  # seconds that torchrun gets to stop its processes before it is killed itself
+ARGUMENTS, EVENTS, REPORT, ERROR = "arguments.json", "events.jsonl", "report.json", "error.json"
+# What each process runs; on several nodes torchrun reads its own settings from the environment.
+TORCHRUN = ("-m", "torch.distributed.run")
+TRAIN = ("-m", "expunge.steps.train")
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -43,23 +48,40 @@ def launch(
     _check_devices(config.processes)
     with tempfile.TemporaryDirectory(prefix="expunge-train-") as scratch:
         folder = Path(scratch)
-        paths = {"dataset": dataset, "model": model, "checkpoints": checkpoints}
-        arguments = {key: str(path.resolve()) for key, path in paths.items()}
-        write_json(
-            folder / "arguments.json",
-            {**arguments, "config": asdict(config), "launcher": os.getpid()},
-        )
+        write_arguments(folder, config, dataset, model, checkpoints, launcher=os.getpid())
         status = _run(config.processes, folder, on_epoch)
-        if (folder / "error.json").exists():
-            error = read_json(folder / "error.json")
-            raise getattr(errors, error["kind"])(error["message"])
-        if status != 0 or not (folder / "report.json").exists():
+        report = outcome(folder)
+        if status != 0 or report is None:
             tail = (folder / "output.txt").read_text(errors="replace")[-2000:]
             raise OperationalError(
                 f"the training's processes ended with status {status}; their last words:\n{tail}"
             )
-        report: dict[str, Any] = read_json(folder / "report.json")
         return report
+
+
+def write_arguments(
+    folder: Path, config: TrainConfig, dataset: Path, model: Path, checkpoints: Path, **more: Any
+) -> None:
+    """Write what `expunge.steps.train` reads in each process, and an empty file for its events."""
+    paths = {"dataset": dataset, "model": model, "checkpoints": checkpoints}
+    arguments = {key: str(path.resolve()) for key, path in paths.items()}
+    (folder / EVENTS).touch()
+    write_json(folder / ARGUMENTS, {**arguments, "config": asdict(config), **more})
+
+
+def outcome(folder: Path) -> dict[str, Any] | None:
+    """The report of the first process, or None if it has written none.
+
+    Raises:
+        ExpungeError: one of the processes ended with it.
+    """
+    if (folder / ERROR).exists():
+        error = read_json(folder / ERROR)
+        raise getattr(errors, error["kind"])(error["message"])
+    report: dict[str, Any] | None = None
+    if (folder / REPORT).exists():
+        report = read_json(folder / REPORT)
+    return report
 
 
 def _check_devices(processes: int) -> None:
@@ -74,36 +96,49 @@ def _check_devices(processes: int) -> None:
 
 def _run(processes: int, folder: Path, on_epoch: OnEpoch) -> int:
     # --standalone takes a free port, so trainings side by side do not meet
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    module = ["--nproc-per-node", str(processes), "-m", "expunge.steps.train"]
+    options = ["--standalone", "--nproc-per-node", str(processes)]
     environment = dict(os.environ)
     if TTY not in environment and sys.stderr.isatty():
         environment[TTY] = os.ttyname(sys.stderr.fileno())
-    events = folder / "events.jsonl"
-    events.touch()
-    with (folder / "output.txt").open("wb") as output, events.open() as read:
+    with (folder / "output.txt").open("wb") as output, (folder / EVENTS).open() as read:
         process = subprocess.Popen(  # noqa: S603
-            [*torchrun, *module, str(folder / "arguments.json")],
+            [sys.executable, *TORCHRUN, *options, *TRAIN, str(folder / ARGUMENTS)],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
         )
         try:
             while process.poll() is None:
-                _replay(read, on_epoch)
+                replay(read, on_epoch)
                 time.sleep(POLL)
-            _replay(read, on_epoch)
+            replay(read, on_epoch)
         finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(PATIENCE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            end(process)
         return process.wait()
 
 
-def _replay(events: TextIO, on_epoch: OnEpoch) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Let torchrun stop its processes, if it still runs."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """SIGTERM, with which Kubernetes ends a pod, raises `SystemExit`: what is open gets closed."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def replay(events: TextIO, on_epoch: OnEpoch) -> None:
+    """Hand on the events that have been written whole since the file's position."""
     while True:
         position, line = events.tell(), events.readline()
         if not line.endswith("\n"):  # nothing new, or a line that is being written
@@ -136,14 +171,16 @@ def _send(events: TextIO, event: dict[str, Any]) -> None:
 
 
 @contextmanager
-def reporting(folder: Path, launcher: int, *, first: bool) -> Iterator[OnEpoch]:
+def reporting(folder: Path, launcher: int | None, *, first: bool) -> Iterator[OnEpoch]:
     """Inside one of the processes: gives `on_epoch`, forwards logs, writes an error down.
 
     The process ends itself when the launching one, of the process id `launcher`, is gone: nobody
-    would collect its work, and it would hold the checkpoints' lock.
+    would collect its work, and it would hold the checkpoints' lock. Without one, on several nodes,
+    `expunge.steps.node` looks after that.
     """
-    threading.Thread(target=_end_without, args=(launcher,), daemon=True).start()
-    with (folder / "events.jsonl").open("a") as events:
+    if launcher is not None:
+        threading.Thread(target=_end_without, args=(launcher,), daemon=True).start()
+    with (folder / EVENTS).open("a") as events:
         handler = _Forward(events)
         package = logging.getLogger("expunge")
         if first:
@@ -153,9 +190,9 @@ def reporting(folder: Path, launcher: int, *, first: bool) -> Iterator[OnEpoch]:
         try:
             yield lambda epoch, metrics: _send(events, {"epoch": epoch, "metrics": metrics})
         except ExpungeError as error:
-            if not (folder / "error.json").exists():
+            if not (folder / ERROR).exists():
                 kind = type(error).__name__
-                write_json(folder / "error.json", {"kind": kind, "message": str(error)})
+                write_json(folder / ERROR, {"kind": kind, "message": str(error)})
             raise SystemExit(1) from error
         finally:
             package.removeHandler(handler)

@@ -101,7 +101,7 @@ def _initial_model(config: TrainConfig, info: DatasetInfo) -> tuple[nn.Module, d
         name = "" if config.weights.endswith(SUFFIXES) else f"{config.weights} "
         return module, {"weights": f"{name}sha256:{state_digest(state)}"}
     if config.init_from:
-        with _existing(config.init_from) as source:
+        with existing(config.init_from) as source:
             _check_remembers(source, config)
             state = model_state(config.arch, source)
         load_exactly(module, state)
@@ -110,7 +110,7 @@ def _initial_model(config: TrainConfig, info: DatasetInfo) -> tuple[nn.Module, d
 
 
 @contextmanager
-def _existing(source: str) -> Iterator[Path]:
+def existing(source: str) -> Iterator[Path]:
     """The model folder or weights file that `init_from` names; a registered version is fetched."""
     if not source.startswith(registry.REGISTERED):
         yield Path(source)

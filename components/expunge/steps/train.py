@@ -26,7 +26,9 @@ from expunge.artifacts import (
 from expunge.checkpoints import checkpoint_key, load_latest, locked, remove_checkpoints
 from expunge.config import TrainConfig
 from expunge.errors import UserError
-from expunge.steps.launch import launch, reporting
+from expunge.steps import trainjob
+from expunge.steps.across import launch_across
+from expunge.steps.launch import REPORT, launch, reporting
 
 if TYPE_CHECKING:
     from expunge.steps.session import Session
@@ -56,12 +58,19 @@ def train(
         images), epochs, resumed_from_epoch (0 for a run from the start), seconds, and what it ran
         on; all of it JSON.
 
+    Where `EXPUNGE_TRAINJOB` is set, the cluster trains, and the checkpoints are on its volume.
+
     Raises:
-        UserError: config and data do not go together, or training diverged.
-        OperationalError: the same training runs already, or weights cannot be downloaded.
+        UserError: config and data do not go together, training diverged, or there is one machine.
+        OperationalError: the same training runs already, weights cannot be downloaded, or the
+            cluster failed.
     """
     info = load_dataset_info(dataset)
     _check(config, info)
+    cluster = trainjob.cluster()
+    if cluster is not None:
+        return launch_across(config, cluster, dataset, model, on_epoch)
+    trainjob.check_nodes(config.nodes)
     if config.processes > 1:
         return launch(config, dataset, model, checkpoints, on_epoch)
     return _train_here(config, info, dataset, model, checkpoints, on_epoch)
@@ -109,7 +118,10 @@ def _train_here(
     model: Path,
     checkpoints: Path,
     on_epoch: Callable[[int, dict[str, float]], None],
+    *,
+    recorded: bool = True,
 ) -> dict[str, Any]:
+    """In this process. Its checkpoints go into the ledger unless somebody else has seen to that."""
     from expunge import records
     from expunge.steps.determinism import deterministic
     from expunge.steps.setup import open_session
@@ -120,13 +132,14 @@ def _train_here(
         folder = checkpoints / checkpoint_key(session.recipe)
         with locked(folder) if session.first else nullcontext():
             session.wait()
-            if session.first:
+            if session.first and recorded:
                 records.wrote_folder(folder, "checkpoints", classes)
             report = _run(session, folder, on_epoch)
             if session.first:
                 _write(session, model)
                 remove_checkpoints(folder)
-                records.removed(folder)
+                if recorded:
+                    records.removed(folder)
             session.wait()
     return {**report, "seconds": time.monotonic() - started}
 
@@ -163,6 +176,7 @@ def _run(
         "precision": session.precision,
         "device": session.device_name,
         "processes": session.config.processes,
+        "nodes": session.config.nodes,
     }
 
 
@@ -198,9 +212,17 @@ def main(arguments: Path) -> None:
     with reporting(arguments.parent, raw["launcher"], first=first) as on_epoch:
         info = load_dataset_info(dataset)
         config = TrainConfig(**settings)
-        report = _train_here(config, info, dataset, model, checkpoints, on_epoch)
+        report = _train_here(
+            config,
+            info,
+            dataset,
+            model,
+            checkpoints,
+            on_epoch,
+            recorded=raw["launcher"] is not None,
+        )
         if first:
-            write_json(arguments.with_name("report.json"), report)
+            write_json(arguments.with_name(REPORT), report)
 
 
 if __name__ == "__main__":

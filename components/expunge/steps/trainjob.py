@@ -33,6 +33,8 @@ class Cluster:
     shared_memory: str = "8Gi"
     runtime: str = "torch-distributed"  # a ClusterTrainingRuntime
     mount: str = MOUNT  # where the volume is, in the pipeline's pod as in the job's
+    user: int | None = None  # who the processes are, as in the pipeline's pod; None: as the image
+    group: int | None = None
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: Sequence[Mapping[str, Any]] = ()
     pull_secrets: Sequence[str] = ()
@@ -135,6 +137,12 @@ def _pods(on: Cluster) -> dict[str, Any]:
             }
         ],
     }
+    if on.user is not None:
+        spec["securityContext"] = {
+            "runAsUser": on.user,
+            "runAsGroup": on.group,
+            "runAsNonRoot": True,
+        }
     if on.node_selector:
         spec["nodeSelector"] = dict(on.node_selector)
     if on.tolerations:
