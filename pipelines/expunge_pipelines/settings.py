@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from expunge.steps.trainjob import Cluster
 from expunge_pipelines import settings_checks as checks
 from expunge_pipelines.settings_file import Section, read_file
 from expunge_pipelines.tasks import DAY, RESOURCES, Resources, Toleration
@@ -81,7 +82,10 @@ class Retries:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a training is spread."""
+    """With a claim, Kubeflow Trainer runs each training, over as many nodes as it is to have."""
+
+    claim: str = ""  # of a volume that several nodes can write at once
+    runtime: str = Cluster.runtime
 
 
 @dataclass(frozen=True)
@@ -188,8 +192,14 @@ def _retries(section: Section) -> tuple[Retries, int | None]:
 
 
 def _training(section: Section) -> TrainingSettings:
+    training = TrainingSettings(
+        claim=section.take("claim", checks.name, ""),
+        runtime=section.take("runtime", checks.name, TrainingSettings.runtime),
+    )
     section.close()
-    return TrainingSettings()
+    if training.runtime != TrainingSettings.runtime and not training.claim:
+        section.refuse("runtime", "is set without claim; name the volume that the nodes share")
+    return training
 
 
 def _tasks(
@@ -235,14 +245,14 @@ def _task(section: Section, base: Resources, gpu: Gpu | None) -> Resources:
 def _check_attempts(top: Section, section: Section, task: Resources, retries: Retries) -> None:
     def refuse(key: str, message: str) -> NoReturn:
         own = section.has(key)
-        (section if own else top).refuse(key if own else "retries", f"cannot be: {message}")
+        (section if own else top).refuse(key if own else "retries", f"does not fit: {message}")
 
     pause = retries.pause(task.retries - 1) if task.retries else 0
     if pause > LONGEST_PAUSE:
         refuse(
             "retries",
-            f"there would be {pause} s before retry {task.retries} of {section.name}, and a day is "
-            "the most; lower the number of retries, the backoff or the factor",
+            f"before retry {task.retries} of {section.name} there would be a pause of {pause} s, and "
+            "a day is the most; lower the number of retries, the backoff or the factor",
         )
     if retries.within and retries.within < task.timeout_seconds:
         refuse(

@@ -37,7 +37,7 @@ class Section:
         self._path = path
         self._node = node
         self.name = name
-        self._known: list[str] = []
+        self._known: set[str] = set()
         self._entries: dict[str, tuple[Node, Node]] = {}
         for key, value in node.value if node else ():
             text = _value(key)
@@ -99,7 +99,7 @@ class Section:
         for text, (key, _) in self._entries.items():
             if text not in self._known:
                 name = self._full(text)
-                known = ", ".join(dict.fromkeys(self._known)) or "nothing here"
+                known = ", ".join(sorted(self._known))
                 _fail(self._path, key, f"{name} is unknown; expected {known}")
 
     def refuse(self, key: str, message: str) -> NoReturn:
@@ -111,7 +111,7 @@ class Section:
         return f"{self.name}.{key}" if self.name else key
 
     def _look(self, key: str) -> "Node | None":
-        self._known.append(key)
+        self._known.add(key)
         _, node = self._entries.get(key, (None, None))
         return None if node is None or _value(node) is None else node
 
