@@ -3,12 +3,15 @@
 A local run asks for nothing (`anywhere`): it would sit through the pauses between retries.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from kfp import kubernetes
 from kfp.dsl import PipelineConfig, PipelineTask
 
 from expunge.environment import PIPELINE_RUN
+from expunge.steps import trainjob
 from expunge_pipelines.settings import ClusterSettings, Retries
 from expunge_pipelines.tasks import Resources, Toleration
 
@@ -31,6 +34,15 @@ DATABASE_KEYS = ("EXPUNGE_DATABASE_URL",)
 CHECKPOINTS = "EXPUNGE_CHECKPOINTS"
 CHECKPOINT_FOLDER = "/checkpoints"  # where the claim is mounted
 TRAINING = "train"  # the one task with checkpoints
+# What it asks for itself where Kubeflow Trainer trains, and it copies files and waits.
+WAITING: dict[str, Any] = {
+    "cpu": "1",
+    "memory": "4Gi",
+    "gpus": 0,
+    "shared_memory": "",
+    "node_selector": {},
+    "tolerations": (),
+}
 
 
 def anywhere(task: PipelineTask) -> PipelineTask:
@@ -44,13 +56,17 @@ def on_cluster(settings: ClusterSettings = ClusterSettings()) -> Place:  # noqa:
     def place(task: PipelineTask) -> PipelineTask:
         name = task.component_spec.name
         wanted = settings.tasks[name]
+        trainer = name == TRAINING and bool(settings.training.claim)
         task.set_caching_options(wanted.cached)
         _image(task, settings)
+        if trainer:
+            _with_trainer(task, wanted, settings)
+            wanted = dataclasses.replace(wanted, **WAITING)
         _compute(task, wanted, settings)
         _nodes(task, wanted, settings)
         _credentials(task, wanted, settings)
         _attempts(task, wanted, settings.retries)
-        if name == TRAINING and settings.checkpoints_claim:
+        if name == TRAINING and settings.checkpoints_claim and not trainer:
             kubernetes.mount_pvc(task, settings.checkpoints_claim, CHECKPOINT_FOLDER)
             task.set_env_variable(CHECKPOINTS, CHECKPOINT_FOLDER)
         return task
@@ -100,17 +116,9 @@ def _compute(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -
 
 
 def _nodes(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
-    """The nodes for all tasks, for those with a GPU and for this one, the last going first."""
-    gpu = settings.gpu if wanted.gpus else None
-    labels: Mapping[str, str] = {
-        **settings.node_selector,
-        **(gpu.node_selector if gpu else {}),
-        **wanted.node_selector,
-    }
-    for key, value in labels.items():
+    for key, value in _labels(wanted, settings).items():
         kubernetes.add_node_selector(task, key, value)
-    taints: tuple[Toleration, ...] = gpu.tolerations if gpu else ()
-    for taint in (*settings.tolerations, *taints, *wanted.tolerations):
+    for taint in _taints(wanted, settings):
         kubernetes.add_toleration(
             task,
             key=taint.key or None,
@@ -119,6 +127,51 @@ def _nodes(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> 
             effect=taint.effect or None,
             toleration_seconds=taint.toleration_seconds,
         )
+
+
+def _labels(wanted: Resources, settings: ClusterSettings) -> Mapping[str, str]:
+    """The nodes for all tasks, for those with a GPU and for this one, the last going first."""
+    own = settings.gpu.node_selector if wanted.gpus and settings.gpu else {}
+    return {**settings.node_selector, **own, **wanted.node_selector}
+
+
+def _taints(wanted: Resources, settings: ClusterSettings) -> tuple[Toleration, ...]:
+    own = settings.gpu.tolerations if wanted.gpus and settings.gpu else ()
+    return (*settings.tolerations, *own, *wanted.tolerations)
+
+
+def _with_trainer(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
+    """Tell the task what the nodes of its TrainJob are to have: what it would have had itself."""
+    cluster = trainjob.Cluster(
+        image=task.container_spec.image,
+        claim=settings.training.claim,
+        cpu=wanted.cpu,
+        memory=wanted.memory,
+        gpu=settings.gpu.type if wanted.gpus and settings.gpu else "",
+        shared_memory=wanted.shared_memory,
+        runtime=settings.training.runtime,
+        user=settings.run_as.user if settings.run_as else None,
+        group=settings.run_as.group if settings.run_as else None,
+        node_selector=_labels(wanted, settings),
+        tolerations=[_toleration(taint) for taint in _taints(wanted, settings)],
+        pull_secrets=settings.image_pull_secrets,
+    )
+    kubernetes.mount_pvc(task, cluster.claim, cluster.mount)
+    task.set_env_variable(trainjob.VARIABLE, cluster.variable())
+
+
+def _toleration(taint: Toleration) -> dict[str, Any]:
+    """As Kubernetes has it, without what is not set."""
+    named = {
+        "key": taint.key,
+        "operator": taint.operator,
+        "value": taint.value,
+        "effect": taint.effect,
+    }
+    found: dict[str, Any] = {key: value for key, value in named.items() if value}
+    if taint.toleration_seconds is not None:
+        found["tolerationSeconds"] = taint.toleration_seconds
+    return found
 
 
 def _credentials(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:

@@ -30,7 +30,7 @@ class Cluster:
     cpu: str
     memory: str
     gpu: str = "nvidia.com/gpu"  # the resource's name; empty for nodes without GPUs
-    shared_memory: str = "8Gi"
+    shared_memory: str = "8Gi"  # the size of /dev/shm; empty leaves the runtime's own
     runtime: str = "torch-distributed"  # a ClusterTrainingRuntime
     mount: str = MOUNT  # where the volume is, in the pipeline's pod as in the job's
     user: int | None = None  # who the processes are, as in the pipeline's pod; None: as the image
@@ -117,32 +117,34 @@ def train_job(
 
 
 def _pods(on: Cluster) -> dict[str, Any]:
-    """What the runtime's pods get besides: the volumes, and the nodes that they may run on."""
+    """What the runtime's pods get besides: volumes, the nodes that they may run on, few rights.
+
+    Nothing more is left to them than Kubernetes' restricted profile allows.
+    """
     spec: dict[str, Any] = {
         "volumes": [
             {"name": VOLUME, "persistentVolumeClaim": {"claimName": on.claim}},
-            # Decoding workers and NCCL pass tensors through it; a container has 64 MB otherwise.
-            {
-                "name": SHARED_MEMORY,
-                "emptyDir": {"medium": "Memory", "sizeLimit": on.shared_memory},
-            },
         ],
         "containers": [
             {
                 "name": NODE,
-                "volumeMounts": [
-                    {"name": VOLUME, "mountPath": on.mount},
-                    {"name": SHARED_MEMORY, "mountPath": "/dev/shm"},  # noqa: S108
-                ],
+                "volumeMounts": [{"name": VOLUME, "mountPath": on.mount}],
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                },
             }
         ],
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
     }
+    if on.shared_memory:
+        memory = {"medium": "Memory", "sizeLimit": on.shared_memory}
+        spec["volumes"].append({"name": SHARED_MEMORY, "emptyDir": memory})
+        mounted = {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}  # noqa: S108
+        spec["containers"][0]["volumeMounts"].append(mounted)
     if on.user is not None:
-        spec["securityContext"] = {
-            "runAsUser": on.user,
-            "runAsGroup": on.group,
-            "runAsNonRoot": True,
-        }
+        user = {"runAsUser": on.user, "runAsGroup": on.group, "runAsNonRoot": True}
+        spec["securityContext"].update(user)
     if on.node_selector:
         spec["nodeSelector"] = dict(on.node_selector)
     if on.tolerations:
