@@ -1,4 +1,4 @@
-"""A small strict Kubeflow Pipelines server: the part of the v2beta1 API that schedules need.
+"""A small strict Kubeflow Pipelines server: what runs and schedules need of the v2beta1 API.
 
 It refuses what the real one ignores: unknown fields and query parameters. A test fails by what was
 refused in it, unless it clears `refused`.
@@ -7,7 +7,6 @@ PYTEST_DONT_REWRITE: the tests import it by name before pytest loads it as a plu
 """
 
 import base64
-import email
 import json
 import re
 import ssl
@@ -15,48 +14,21 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
 
 import pytest
 import yaml
-from kfp_server_api import models
+from kfp_rules import Json, Refused, check, check_inputs, content_of
+from kfp_runs import BEGUN, NEVER, Script, stage
 
 API = "/apis/v2beta1"
 VARIABLES = tuple(f"EXPUNGE_KFP_{name}" for name in ("HOST", "NAMESPACE", "TOKEN", "CA"))
 AWAY = b'{"code": 13, "message": "the database is away"}'
 # What only the server sets.
 OUTPUT = {"created_at", "updated_at", "status", "error", "storage_state", "last_run_created_at"}
-KINDS = {"str": str, "bool": bool}
-INPUTS: dict[str, Any] = {"STRING": str, "BOOLEAN": bool, "LIST": list, "STRUCT": dict}
-Json = dict[str, Any]
-
-
-class Refused(Exception):  # noqa: N818 (no error of the server's)
-    """An answer that is no 200: its status and message."""
-
-
-def check(value: Any, kind: str, where: str) -> None:
-    """Hold a value against a type of the API's definition."""
-    mapped = re.fullmatch(r"dict\(str, (.*)\)", kind)
-    if kind in KINDS:
-        int64 = where.endswith(".max_concurrency") and type(value) is int  # or as text: both do
-        if not int64 and not isinstance(value, KINDS[kind]):
-            raise Refused(400, f"{where} is {value!r}; expected {kind}")
-    elif mapped:
-        for key, part in value.items():
-            check(part, mapped[1], f"{where}.{key}")
-    elif kind not in ("object", "datetime"):
-        model = getattr(models, kind)
-        known = {key: model.openapi_types[name] for name, key in model.attribute_map.items()}
-        if not known and value not in model.allowable_values:
-            raise Refused(400, f"{where} is {value!r}; expected {model.allowable_values}")
-        if known and (not isinstance(value, dict) or set(value) - set(known)):
-            raise Refused(400, f"{where} is {value!r}; expected {set(known)}")
-        for key in known and value:
-            check(value[key], known[key], f"{where}.{key}")
+OUTPUT |= {"scheduled_at", "finished_at", "state", "state_history", "run_details"}
 
 
 class KfpServer:
@@ -67,8 +39,11 @@ class KfpServer:
         self.versions: dict[str, Json] = {}
         self.experiments: dict[str, Json] = {}
         self.recurring_runs: dict[str, Json] = {}
+        self.runs: dict[str, Json] = {}
+        self.script = Script()  # what becomes of each run
         self.contents: dict[str, bytes] = {}  # the file that was uploaded, by version
         self.created: list[Json] = []  # recurring runs as the client sent them
+        self.started: list[Json] = []  # and runs
         self.requests: list[str] = []  # method and path
         self.refused: list[str] = []
         self.authorizations: set[str | None] = set()
@@ -78,7 +53,7 @@ class KfpServer:
     def fail(self, method: str, path: str, times: int = 1, **how: Any) -> None:
         """Let the next requests of a path and those below fail, with this `status` and `body`.
 
-        With `after` they do their work before.
+        With `after` they do their work before; status 0 closes the connection without an answer.
         """
         row = {"method": method, "path": API + path, "status": 500, "body": AWAY, "after": False}
         self.failures.append({**row, "times": times, **how})
@@ -111,17 +86,18 @@ class KfpServer:
             if match and method == wanted:
                 if unknown := set(given) - allowed:
                     raise Refused(400, f"unknown query parameters {unknown}")
-                content = [_content(headers, body)] if body else []
+                content = [content_of(headers, body)] if body else []
                 return handler(self, *map(unquote, match.groups()), given, *content)
         raise Refused(404, f"{method} {path} is not there")
 
-    def _new(self, kind: str, body: Json) -> Json:
+    def _new(self, kind: str, body: Json, namespace: str | None = None) -> Json:
         check(body, f"V2beta1{kind}", kind)
         key = "recurring_run_id" if kind == "RecurringRun" else f"{kind.lower()}_id"
         if not body.get("display_name") or set(body) & (OUTPUT | {key}):
             raise Refused(400, f"no display_name, or one of {OUTPUT | {key}}")
         row = {key: str(uuid.uuid4()), "created_at": f"2030-01-01T00:00:{len(self.created):02}Z"}
-        return {**body, **row, "namespace": self._namespace(body)}
+        where = self._namespace(body) if namespace is None else namespace
+        return {**body, **row, "namespace": where}
 
     def _namespace(self, given: Json) -> str:
         if self.multi_user and not given.get("namespace"):
@@ -174,14 +150,44 @@ class KfpServer:
             raise Refused(400, "Schedule cron is not a supported format")
         if not 1 <= int(row["max_concurrency"]) <= 10:
             raise Refused(400, "The max concurrency of the recurring run is out of range")
-        version = self.get_version(source["pipeline_id"], source["pipeline_version_id"], {})
-        inputs = version["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
-        _check_inputs(inputs, row["runtime_config"]["parameters"])
+        self._check_source(source, row["runtime_config"]["parameters"])
         self.created.append(body)
         row["max_concurrency"] = str(row["max_concurrency"])
         self.recurring_runs[row["recurring_run_id"]] = row
         self.set_mode(row["recurring_run_id"], row.get("mode", "DISABLE").lower(), {})
         return row
+
+    def _check_source(self, source: Json, parameters: Json) -> None:
+        version = self.get_version(source["pipeline_id"], source["pipeline_version_id"], {})
+        check_inputs(version["pipeline_spec"]["root"]["inputDefinitions"]["parameters"], parameters)
+
+    def create_run(self, _: Json, body: Json) -> Json:
+        experiment = _get(self.experiments, body.get("experiment_id"))
+        row = self._new("Run", body, experiment["namespace"])
+        if "pipeline_spec" in row:
+            raise Refused(400, "expected no pipeline beside the version")
+        self._check_source(row["pipeline_version_reference"], row["runtime_config"]["parameters"])
+        self.started.append(body)
+        times = {"created_at": BEGUN, "scheduled_at": BEGUN, "finished_at": NEVER}
+        self.runs[row["run_id"]] = {"service_account": "pipeline-runner", **row, **times}
+        return self._run(row["run_id"], stage("PENDING"))
+
+    def get_run(self, id_: str, _: Json) -> Json:
+        _get(self.runs, id_)
+        return self._run(id_, self.script.now())
+
+    def _run(self, id_: str, now: Json) -> Json:
+        row = {**self.runs[id_], **now}
+        del row["namespace"]  # a run has none of its own
+        check(row, "V2beta1Run", "Run")
+        return row
+
+    def list_runs(self, query: Json) -> Json:
+        of = _get(self.experiments, query.pop("experiment_id", None))["experiment_id"]
+        rows = {id_: row for id_, row in self.runs.items() if row["experiment_id"] == of}
+        page = self._page("runs", query, rows)
+        shown = [self._run(row["run_id"], stage("PENDING")) for row in page.get("runs", [])]
+        return {**page, **({"runs": shown} if shown else {})}
 
     def delete_recurring_run(self, id_: str, _: Json) -> Json:
         del self.recurring_runs[_get(self.recurring_runs, id_)["recurring_run_id"]]
@@ -220,29 +226,6 @@ def _get(rows: dict[str, Json], id_: Any) -> Json:
     return rows[id_]
 
 
-def _check_inputs(inputs: Json, given: Json) -> None:
-    if unknown := set(given) - set(inputs):
-        raise Refused(400, f"parameter(s) provided are not required by pipeline: {unknown}")
-    for name, definition in inputs.items():
-        kind = definition["parameterType"]
-        if name not in given:
-            if not definition.get("isOptional") and "defaultValue" not in definition:
-                raise Refused(400, f"parameter {name} is not optional")
-        elif not isinstance(given[name], INPUTS.get(kind, (int, float))):
-            raise Refused(400, f"parameter {name} requires {kind}")
-
-
-def _content(headers: Any, body: bytes) -> Any:
-    """A JSON object, or the file of an upload."""
-    kind = headers["Content-Type"]
-    if kind.startswith("multipart/form-data"):
-        head = f"Content-Type: {kind}\r\n\r\n".encode()
-        for part in email.message_from_bytes(head + body, policy=HTTP).iter_parts():
-            if part.get_param("name", header="content-disposition") == "uploadfile":
-                return part.get_payload(decode=True)
-    return json.loads(body)
-
-
 PAGES = {"page_token", "page_size", "sort_by", "filter"}
 SPACED = PAGES | {"namespace"}
 ROUTES: tuple[tuple[str, str, set[str], Callable[..., Json]], ...] = (
@@ -252,6 +235,9 @@ ROUTES: tuple[tuple[str, str, set[str], Callable[..., Json]], ...] = (
     ("POST", "/pipelines/upload_version", {"name", "pipelineid"}, KfpServer.upload_version),
     ("GET", "/pipelines/([^/]+)/versions", PAGES, KfpServer.list_versions),
     ("GET", "/pipelines/([^/]+)/versions/([^/]+)", set(), KfpServer.get_version),
+    ("POST", "/runs", set(), KfpServer.create_run),
+    ("GET", "/runs", PAGES | {"experiment_id"}, KfpServer.list_runs),
+    ("GET", "/runs/([^/:]+)", set(), KfpServer.get_run),
     ("POST", "/recurringruns", set(), KfpServer.create_recurring_run),
     ("DELETE", "/recurringruns/([^/:]+)", set(), KfpServer.delete_recurring_run),
     ("POST", "/recurringruns/([^/:]+):(enable|disable)", set(), KfpServer.set_mode),
@@ -269,6 +255,9 @@ def served(certificate: ssl.SSLContext | None = None) -> Iterator[KfpServer]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"] or 0))
             status, content = state.answer(self.command, self.path, self.headers, body)
+            if not status:
+                self.close_connection = True
+                return
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

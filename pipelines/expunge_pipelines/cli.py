@@ -33,6 +33,7 @@ from expunge_pipelines.options import (
 from expunge_pipelines.request_commands import request
 from expunge_pipelines.schedule_command import schedule
 from expunge_pipelines.settings import ClusterSettings
+from expunge_pipelines.submit_command import submit
 
 INTERRUPTED = (
     "interrupted; `expunge models` shows what is champion, and a training that is started again "
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), UserError.exit_code, given)
     except (KeyboardInterrupt, click.Abort) as stop:
-        return _fail(INTERRUPTED, 128 + _signal_of(stop), given)
+        said = getattr(stop.__cause__ or stop, "said", INTERRUPTED)  # of what runs elsewhere
+        return _fail(said, 128 + _signal_of(stop), given)
     except Exception as error:  # the last place that can turn a bug into one line
         if os.environ.get("EXPUNGE_DEBUG"):
             traceback.print_exc()
@@ -107,11 +109,7 @@ def demo(as_json: bool) -> int:
 
 @cli.command()
 @click.argument("name")
-@click.option("--data", "source", required=True, help="digits, mnist, folder:PATH, s3://... ")
 @training_options
-@click.option("--image-size", default=0, show_default=True, help="Resize; 0 keeps the size.")
-@click.option("--without", default="", help="Classes to leave out: 3,5 or names.")
-@click.option("--chance-factor", default=3.0, show_default=True, help="Test accuracy over chance.")
 @json_option
 def train(
     name: str,
@@ -186,6 +184,7 @@ def forget(
 
 cli.add_command(request)
 cli.add_command(schedule)
+cli.add_command(submit)
 
 
 @cli.command("run-requests")

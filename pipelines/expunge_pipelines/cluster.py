@@ -4,11 +4,11 @@ Left to itself kfp waits without limit, asks five times for a server's health, t
 for an empty answer, keeps settings in the home folder, and prints links.
 """
 
+import io
 import json
 import os
 import socket
 import ssl
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -39,7 +39,7 @@ def connect() -> Any:
         OperationalError: the server cannot be reached, or refuses.
     """
     host, token, authorities = _host(), _token(), _authorities()
-    namespace = os.environ.get("EXPUNGE_KFP_NAMESPACE", "").strip()
+    namespace = user_namespace()
     _check_reachable(host)
     with api_errors("be asked for its health"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # that a server has to be of version 2
@@ -64,19 +64,44 @@ def connect() -> Any:
 def api_errors(doing: str) -> Iterator[None]:
     """Turn what kfp, its transport and the network raise into one `OperationalError` of one line.
 
-    What kfp prints in the meantime goes to stderr.
+    What kfp prints in the meantime, links to all that it touches, is dropped.
     """
     from kfp_server_api import ApiException
     from urllib3.exceptions import HTTPError
 
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(io.StringIO()):
             yield
     except (ApiException, HTTPError, OSError) as error:  # an error of requests is an OSError
         reason = " ".join(_reason(error).split())
         raise OperationalError(
             f"Kubeflow Pipelines at {_host()} could not {doing}: {reason}"
         ) from error
+
+
+def user_namespace() -> str:
+    """The namespace that the environment names; empty for a server that is one user's."""
+    return os.environ.get("EXPUNGE_KFP_NAMESPACE", "").strip()
+
+
+def run_link(run: str) -> str:
+    """The page of a run in the UI of Kubeflow Pipelines, which is served beside its API."""
+    return f"{_host()}/#/runs/details/{run}"
+
+
+def is_passing(error: OperationalError) -> bool:
+    """Whether the same request may do later: no answer came, or one that blames the server.
+
+    It is also what a request may have been carried out after.
+    """
+    cause = error.__cause__
+    status = getattr(cause, "status", None)
+    return cause is not None and (not status or status in (408, 429) or status >= 500)
+
+
+def is_missing(error: Any) -> bool:
+    """Whether an `ApiException` says that an object is not there, in the server's own words."""
+    return error.status == 404 and _json_object(error.body) is not None
 
 
 def _host() -> str:

@@ -45,7 +45,7 @@ def train(
     """
     gate = gate or GateConfig()
     check_model_name(name)
-    _check_known(source, image_size, config.arch)
+    check_known(source, image_size, config.arch)
     serving = champions.reconcile(name).champion
     known = {version.version: version for version in registry.versions(name)}
     erased = champions.erased(name)
@@ -101,8 +101,12 @@ def train(
 _TRAIN_FIELDS = tuple(f for f in TrainConfig.__dataclass_fields__ if f != "without")
 
 
-def _check_known(source: str, image_size: int, arch: str) -> None:
-    """End a request with a wrong word here, and not after an hour of downloads."""
+def check_known(source: str, image_size: int, arch: str) -> None:
+    """End a request with a wrong word here, and not after an hour of downloads.
+
+    Raises:
+        UserError: there is no such source, size or architecture.
+    """
     from expunge.data.sources import find_loader
 
     PrepareDataConfig(source, environment.data_root(), image_size)

@@ -143,6 +143,7 @@ def cluster_option(command: Command) -> Command:
 
 _RECIPE = TrainConfig(arch="mlp")
 _TRAINING = (
+    click.option("--data", "source", required=True, help="digits, mnist, folder:PATH, s3://... "),
     click.option("--arch", required=True, help="mlp, resnet20, resnet18-cifar or torchvision's."),
     click.option("--epochs", default=_RECIPE.epochs, show_default=True),
     click.option("--batch-size", default=_RECIPE.batch_size, show_default=True),
@@ -167,11 +168,19 @@ _TRAINING = (
     click.option(
         "--workers", default=_RECIPE.workers, show_default=True, help="Decoding processes."
     ),
+    click.option("--image-size", default=0, show_default=True, help="Resize; 0 keeps the size."),
+    click.option("--without", default="", help="Classes to leave out: 3,5 or names."),
+    click.option(
+        "--chance-factor", default=3.0, show_default=True, help="Test accuracy over chance."
+    ),
 )
 
 
 def training_options(command: Command) -> Command:
-    """The recipe of a training, but for the classes left out, handed on as one `TrainConfig`."""
+    """What a training takes. The recipe is handed on as one `TrainConfig`, without its `without`.
+
+    The rest is handed on as `source`, `image_size`, `without` (a text) and `chance_factor`.
+    """
 
     @wraps(command)
     def wrapped(**options: Any) -> Any:

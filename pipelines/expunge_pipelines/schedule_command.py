@@ -1,17 +1,14 @@
 """`expunge schedule`: the forget pipeline at fixed times on a Kubeflow cluster."""
 
-from typing import Any
-
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from expunge.config import BASE_CHECKS
 from expunge.errors import UserError
 from expunge.policy import Policy
 from expunge_pipelines import show
-from expunge_pipelines.options import json_option, policy_options, rule_option
+from expunge_pipelines.options import cluster_option, json_option, policy_options, rule_option
+from expunge_pipelines.settings import ClusterSettings
 
 COLUMNS = ("model", "cron", "enabled", "version", "parameters", "created_at", "id")
 
@@ -26,9 +23,16 @@ COLUMNS = ("model", "cron", "enabled", "version", "parameters", "created_at", "i
 @click.option("--remove", is_flag=True, help="Remove the schedule of NAME.")
 @rule_option
 @policy_options
+@cluster_option
 @json_option
 def schedule(
-    name: str | None, cron: str | None, remove: bool, rule: str, policy: Policy, as_json: bool
+    name: str | None,
+    cron: str | None,
+    remove: bool,
+    rule: str,
+    policy: Policy,
+    settings: ClusterSettings,
+    as_json: bool,
 ) -> None:
     """Forget what is requested of model NAME at fixed times, on a Kubeflow cluster.
 
@@ -39,21 +43,15 @@ def schedule(
     from expunge_pipelines import schedules
 
     if name and cron is not None:
-        made = schedules.create_schedule(name, cron, _parameters(rule, policy))
+        from expunge_pipelines.versions import forget_parameters
+
+        parameters = forget_parameters(rule, policy)
+        made = schedules.create_schedule(name, cron, parameters, settings)
         show.result(made, as_json, _made)
     elif name and remove:
         show.result(schedules.remove_schedule(name), as_json, _removed)
     else:
         show.result({"schedules": schedules.list_schedules(name)}, as_json, _listed)
-
-
-def _parameters(rule: str, policy: Policy) -> dict[str, Any]:
-    """What the policy and the rule are under the names of the pipeline's parameters."""
-    gate = policy.gate
-    block = [] if set(gate.block) == set(BASE_CHECKS) else list(gate.block)
-    values = {field: getattr(gate, field) for field in ("budget", "forget_error", "worst_drop")}
-    values |= {"grade": gate.grade, "block": block, "rule": rule}
-    return values | {"approval": policy.approval}
 
 
 def _check(name: str | None, cron: str | None, remove: bool) -> None:
@@ -86,9 +84,7 @@ def _listed(console: Console, value: show.Result) -> None:
     if not value["schedules"]:
         console.print('No schedule yet: expunge schedule NAME --cron "0 0 2 * * *" makes one.')
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in COLUMNS:
-        table.add_column(column, no_wrap=True)
+    table = show.new_table(*COLUMNS)
     for row in value["schedules"]:
         given = (f"{key}={value}" for key, value in row["parameters"].items())
         cells = row | {"enabled": "yes" if row["enabled"] else "no", "parameters": ", ".join(given)}

@@ -28,7 +28,7 @@ def server(kfp_server: KfpServer) -> KfpServer:
 
 
 def make(cron: str = NIGHTLY, model: str = "digits", **parameters: Any) -> dict[str, Any]:
-    return create_schedule(model, cron, parameters)
+    return create_schedule(model, cron, parameters, ClusterSettings())
 
 
 def only(rows: dict[str, Any]) -> Any:
