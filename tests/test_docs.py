@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from expunge.ops import IMAGE, STEPS
+from expunge.environment import IMAGE
+from expunge.ops import STEPS
 from expunge_pipelines.cli import cli
 from expunge_pipelines.request_commands import request
 

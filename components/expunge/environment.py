@@ -4,6 +4,10 @@ import os
 import re
 from pathlib import Path
 
+from expunge import __version__
+
+# What the components run in. `expunge_pipelines.settings` puts a site's own image in its place.
+IMAGE = f"expunge:{__version__}-python3.11"
 PIPELINE_RUN, HOLDER = "EXPUNGE_PIPELINE_RUN", "EXPUNGE_HOLDER"
 
 
@@ -35,6 +39,11 @@ def artifact_root() -> str:
 def database_url() -> str:
     """`EXPUNGE_DATABASE_URL`, or an SQLite file in the home folder: the ledger of requests."""
     return os.environ.get("EXPUNGE_DATABASE_URL") or f"sqlite:///{home() / 'ledger.db'}"
+
+
+def image() -> str:
+    """`EXPUNGE_IMAGE`, the image of a step that runs in a container here; `IMAGE` by default."""
+    return os.environ.get("EXPUNGE_IMAGE") or IMAGE
 
 
 def pipeline_run() -> str | None:

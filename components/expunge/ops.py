@@ -21,10 +21,7 @@ from typing import List, NamedTuple
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, PipelineTaskFinalStatus
 
-from expunge import __version__
-
-# `expunge_pipelines.resources` puts a site's own image in its place.
-IMAGE = f"expunge:{__version__}-python3.11"
+from expunge.environment import IMAGE
 
 step = partial(dsl.component, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
 

@@ -28,6 +28,7 @@ from expunge_pipelines.options import (
     listed,
     policy_options,
     rule_option,
+    runner_option,
     training_options,
 )
 from expunge_pipelines.request_commands import request
@@ -96,12 +97,13 @@ def cli() -> None:
 
 
 @cli.command()
+@runner_option
 @json_option
-def demo(as_json: bool) -> int:
+def demo(runner: str, as_json: bool) -> int:
     """Train on the embedded digits, forget a class, validate and promote."""
     from expunge_pipelines.demo import run_demo
 
-    result = run_demo(on_start=show.step_started)
+    result = run_demo(on_start=show.step_started, runner=runner)
     show.result(result, as_json, show.demo)
     _warn_of_page(result["forget"])
     return _gate_code(result["forget"])
@@ -110,6 +112,7 @@ def demo(as_json: bool) -> int:
 @cli.command()
 @click.argument("name")
 @training_options
+@runner_option
 @json_option
 def train(
     name: str,
@@ -118,6 +121,7 @@ def train(
     without: str,
     chance_factor: float,
     config: TrainConfig,
+    runner: str,
     as_json: bool,
 ) -> int:
     """Train a new version of model NAME with mnemonic codes, and promote it if the gate passes."""
@@ -132,6 +136,7 @@ def train(
         gate=gate,
         without=listed(without),
         on_start=show.step_started,
+        runner=runner,
     )
     show.result(result, as_json, show.training)
     return _gate_code(result)
@@ -148,6 +153,7 @@ def train(
 @click.option("--reason", default="", help="Why; kept with the request that this files.")
 @by_option
 @policy_options
+@runner_option
 @json_option
 def forget(
     name: str,
@@ -160,6 +166,7 @@ def forget(
     reason: str,
     by: str,
     policy: Policy,
+    runner: str,
     as_json: bool,
 ) -> int:
     """Forget classes of model NAME in one shot; promote the result if the gate passes."""
@@ -176,6 +183,7 @@ def forget(
         reason=reason,
         by=by,
         on_start=show.step_started,
+        runner=runner,
     )
     show.result(result, as_json, show.forgetting)
     _warn_of_page(result)
@@ -198,13 +206,21 @@ cli.add_command(submit)
     help="Failed runs after which a request is parked for a person to look.",
 )
 @policy_options
+@runner_option
 @json_option
-def run_requests(name: str | None, rule: str, attempts: int, policy: Policy, as_json: bool) -> int:
+def run_requests(
+    name: str | None, rule: str, attempts: int, policy: Policy, runner: str, as_json: bool
+) -> int:
     """Process what is pending, of model NAME or of all; what cron or a timer calls."""
     from expunge_pipelines import forgetting
 
     result = forgetting.run_requests(
-        name, rule=rule, policy=policy, attempts=attempts, on_start=show.step_started
+        name,
+        rule=rule,
+        policy=policy,
+        attempts=attempts,
+        on_start=show.step_started,
+        runner=runner,
     )
     show.result(result, as_json, show.processed)
     return _queue_code(result)
@@ -232,6 +248,7 @@ def reconcile(name: str, as_json: bool) -> None:
 )
 @click.option("--base-version", type=int, help="Whose recipe and data; the champion's if not.")
 @click.option("--weights", default="", help="The file of pretrained weights that it started from.")
+@runner_option
 @json_option
 def oracles(
     name: str,
@@ -239,6 +256,7 @@ def oracles(
     seeds: int,
     base_version: int | None,
     weights: str,
+    runner: str,
     as_json: bool,
 ) -> None:
     """Retrain model NAME from scratch without classes, for forget to be compared with."""
@@ -251,6 +269,7 @@ def oracles(
         base_version=base_version,
         weights=weights,
         on_start=show.step_started,
+        runner=runner,
     )
     show.result(result, as_json, show.retrained)
 

@@ -15,11 +15,13 @@ FORGOTTEN = 3
 RECIPE = TrainConfig(arch="mlp", epochs=60, batch_size=32, learning_rate=0.05)
 
 
-def run_demo(on_start: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def run_demo(
+    on_start: Callable[[str], None] = lambda _: None, runner: str = "local"
+) -> dict[str, Any]:
     """Train on the digits, forget class 3, promote; what both pipelines gave, and where it lies."""
     name = _free_name()
-    trained = jobs.train(name, "digits", RECIPE, on_start=on_start)
-    forgotten = forgetting.forget(name, [str(FORGOTTEN)], on_start=on_start)
+    trained = jobs.train(name, "digits", RECIPE, on_start=on_start, runner=runner)
+    forgotten = forgetting.forget(name, [str(FORGOTTEN)], on_start=on_start, runner=runner)
     onnx = None
     if forgotten["version"]:
         champion = registry.resolve(name)

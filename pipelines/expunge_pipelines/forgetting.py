@@ -15,6 +15,7 @@ from expunge.errors import ExpungeError, RefusedError, UserError
 from expunge.oracles import check_enough, check_no_oracles, recipe_key, request
 from expunge.policy import Policy
 from expunge.steps.close_requests import settle_lost
+from expunge_pipelines.containers import DOCKER, LOCAL
 from expunge_pipelines.filing import as_row, requested
 from expunge_pipelines.holding import LEASE_SECONDS, holding, new_run
 from expunge_pipelines.local import LocalRun, remove_leftovers, run_locally
@@ -38,6 +39,7 @@ def forget(
     reason: str = "",
     by: str = "",
     on_start: Started = lambda _: None,
+    runner: str = LOCAL,
 ) -> dict[str, Any]:
     """Forget classes of `name`, given by index or name, and promote what passes the gate.
 
@@ -72,14 +74,14 @@ def forget(
     arguments = _arguments(name, rule, lambdas, policy)
     if dry_run:
         arguments |= {"classes": list(chosen), "version": base.version, "dry_run": True}
-        return _measured(name, arguments, on_start)
+        return _measured(name, arguments, on_start, runner)
     names = {index: info.class_names[index] for index in chosen}
     asked = requested(
         name, names, reason=reason or "expunge forget", by=by, approval=policy.approval
     )
     arguments["requests"] = [entry.id for entry in asked.requests]
     try:
-        return _insisted(name, arguments, on_start)
+        return _insisted(name, arguments, on_start, runner)
     except (KeyboardInterrupt, UserError):
         if asked.created:  # nobody else asked for it, and a later run is not to do it by itself
             with suppress(ExpungeError):
@@ -87,11 +89,13 @@ def forget(
         raise
 
 
-def _insisted(name: str, arguments: Mapping[str, Any], on_start: Started) -> dict[str, Any]:
+def _insisted(
+    name: str, arguments: Mapping[str, Any], on_start: Started, runner: str
+) -> dict[str, Any]:
     """Run until a run comes to its end whose base is champion still."""
     for _ in range(ROUNDS):
         run = new_run()
-        done = _attempt(name, run, arguments, on_start)
+        done = _attempt(name, run, arguments, on_start, runner)
         if done is not None:
             return done
         if ledger.find_claim(run) is None:
@@ -112,6 +116,7 @@ def run_requests(
     policy: Policy | None = None,
     attempts: int = states.ATTEMPTS,
     on_start: Started = lambda _: None,
+    runner: str = LOCAL,
 ) -> dict[str, Any]:
     """Process what is pending, of one model or of all, until nothing is; a run after a run.
 
@@ -133,7 +138,7 @@ def run_requests(
     queue = [entry.id for entry in ledger.list_requests(name, _QUEUED)]
     runs: list[dict[str, Any]] = []
     for model in models:
-        runs += _work_off(model, arguments | {"name": model}, on_start)
+        runs += _work_off(model, arguments | {"name": model}, on_start, runner)
     seen = {*queue, *(entry["id"] for run in runs for entry in run["requests"])}
     return {
         "models": models,
@@ -142,7 +147,9 @@ def run_requests(
     }
 
 
-def _work_off(name: str, arguments: Mapping[str, Any], on_start: Started) -> list[dict[str, Any]]:
+def _work_off(
+    name: str, arguments: Mapping[str, Any], on_start: Started, runner: str
+) -> list[dict[str, Any]]:
     """The runs on one model's queue, until it is empty or one has failed."""
     runs: list[dict[str, Any]] = []
     run, overtaken = "", 0
@@ -151,7 +158,7 @@ def _work_off(name: str, arguments: Mapping[str, Any], on_start: Started) -> lis
         champions.reconcile(name)
         while overtaken < ROUNDS and ledger.list_requests(name, [states.PENDING]):
             run = new_run()
-            done = _attempt(name, run, arguments, on_start)
+            done = _attempt(name, run, arguments, on_start, runner)
             if done is not None:
                 runs.append(done)
             elif ledger.find_claim(run) is not None:
@@ -165,11 +172,11 @@ def _work_off(name: str, arguments: Mapping[str, Any], on_start: Started) -> lis
 
 
 def _attempt(
-    name: str, run: str, arguments: Mapping[str, Any], on_start: Started
+    name: str, run: str, arguments: Mapping[str, Any], on_start: Started, runner: str
 ) -> dict[str, Any] | None:
     """One run; None where there was nothing to take, or its base is not champion any more."""
     try:
-        run_id, local = _piped(name, run, arguments, on_start)
+        run_id, local = _piped(name, run, arguments, on_start, runner)
     except RefusedError:
         claim = ledger.find_claim(run)
         if claim is None or claim.outcome != ledger.OVERTAKEN:
@@ -184,22 +191,31 @@ def _attempt(
     return _gathered(name, run_id, local, claim.base_version, claim.classes, _held(run))
 
 
-def _measured(name: str, arguments: Mapping[str, Any], on_start: Started) -> dict[str, Any]:
+def _measured(
+    name: str, arguments: Mapping[str, Any], on_start: Started, runner: str
+) -> dict[str, Any]:
     """A dry run."""
-    run_id, local = _piped(name, new_run(), arguments, on_start)
+    run_id, local = _piped(name, new_run(), arguments, on_start, runner)
     found = _gathered(name, run_id, local, arguments["version"], arguments["classes"], [])
     return found | {"dry_run": True}
 
 
 def _piped(
-    name: str, run: str, arguments: Mapping[str, Any], on_start: Started
+    name: str, run: str, arguments: Mapping[str, Any], on_start: Started, runner: str
 ) -> tuple[str, LocalRun]:
     """Run the forget pipeline here; the id of its MLflow run, and how long it took."""
     from expunge_pipelines.forget import build_forget
     from expunge_pipelines.resources import anywhere
 
     with holding(name, run), tracked("forget", name, arguments) as run_id:
-        return run_id, run_locally(build_forget(anywhere), arguments, on_start=on_start)
+        reads: tuple[str, ...] = ()
+        if runner == DOCKER:  # a container sees the folder that the data came from only if told to
+            version = registry.resolve(name, arguments.get("version"))
+            reads = (registry.model_info(version).source,)
+        pipeline = build_forget(anywhere)
+        return run_id, run_locally(
+            pipeline, arguments, on_start=on_start, runner=runner, reads=reads
+        )
 
 
 def _gathered(

@@ -18,6 +18,8 @@ from expunge.config import (
 from expunge.errors import OperationalError, UserError
 from expunge.oracles import check_no_oracles
 from expunge.steps.plan_training import check_model_name
+from expunge.steps.trainjob import check_nodes
+from expunge_pipelines.containers import LOCAL
 from expunge_pipelines.holding import holding, new_run
 from expunge_pipelines.local import run_locally
 from expunge_pipelines.tracking import registered, reports, tracked
@@ -34,6 +36,7 @@ def train(
     gate: GateConfig | None = None,
     without: Sequence[str] = (),
     on_start: Started = lambda _: None,
+    runner: str = LOCAL,
 ) -> dict[str, Any]:
     """Train a new version of `name`; the champion at the start is the one that it may replace.
 
@@ -46,6 +49,7 @@ def train(
     gate = gate or GateConfig()
     check_model_name(name)
     check_known(source, image_size, config.arch)
+    check_nodes(config.nodes)
     serving = champions.reconcile(name).champion
     known = {version.version: version for version in registry.versions(name)}
     erased = champions.erased(name)
@@ -70,7 +74,13 @@ def train(
     from expunge_pipelines.train import build_train
 
     with holding(name, new_run()), tracked("train", name, arguments) as run_id:
-        run = run_locally(build_train(anywhere), arguments, on_start=on_start)
+        run = run_locally(
+            build_train(anywhere),
+            arguments,
+            on_start=on_start,
+            runner=runner,
+            reads=(arguments["source"], config.weights, config.init_from),
+        )
     kept = reports(run_id)
     validation = kept["validation"]
     version = registered(name, run_id)

@@ -1,4 +1,4 @@
-"""Run a pipeline here, on kfp's local runner: no cluster, each step a process of its own."""
+"""Run a pipeline here, on kfp's local runner: no cluster, each step a process or a container."""
 
 import io
 import os
@@ -9,14 +9,15 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from expunge import environment, errors, holders, ledger
 from expunge.errors import ExpungeError, OperationalError
+from expunge_pipelines.containers import DOCKER, LOCAL, containers
 from expunge_pipelines.variables import variables
 
 _COLOUR = re.compile(r"\x1b\[\d+m")
@@ -113,12 +114,17 @@ def run_locally(
     arguments: Mapping[str, Any],
     *,
     on_start: Callable[[str], None] = lambda _: None,
+    runner: str = LOCAL,
+    reads: Sequence[str] = (),
 ) -> LocalRun:
     """Run a pipeline with its arguments, in a folder of its own under `<home>/runs`.
 
     The folder is removed at the end; after a failure its log stays, and nothing else, since what
     the steps hand on remembers the classes that are to be forgotten. What a run that was killed
     left of it is removed by the next.
+
+    With `runner` "docker" each step has a container of its own, which sees the files in `reads`
+    (`expunge_pipelines.containers`).
 
     Raises:
         ExpungeError: a step ended with one; it is raised here as if no process were between.
@@ -133,10 +139,15 @@ def run_locally(
         remove_leftovers()
         work = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=root))
         log = StepLog(work / "log.txt", on_start)
-        with _only_the_log_stays(work), _steps_environment(work), _no_step_left():
+        with (
+            _only_the_log_stays(work),
+            _steps_environment(work),
+            _no_step_left(),
+            containers(reads) if runner == DOCKER else nullcontext() as in_containers,
+        ):
             (work / HOLDER).write_text(holders.this_process())
             local.init(
-                runner=local.SubprocessRunner(use_venv=False),
+                runner=in_containers or local.SubprocessRunner(use_venv=False),
                 pipeline_root=str(work / "outputs"),
                 workspace_root=str(work / "workspace"),
             )

@@ -11,6 +11,7 @@ import click
 
 from expunge.config import AUGMENTATIONS, PRECISIONS, RULES, SCHEDULES, GateConfig, TrainConfig
 from expunge.policy import Policy, load_policy
+from expunge_pipelines.containers import LOCAL, RUNNERS
 from expunge_pipelines.settings import read_settings
 
 Command = Callable[..., Any]
@@ -48,6 +49,19 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+def runner_option(command: Command) -> Command:
+    """`--runner`."""
+    return click.option(
+        "--runner",
+        type=click.Choice(RUNNERS),
+        default=LOCAL,
+        envvar="EXPUNGE_RUNNER",
+        show_default=True,
+        show_envvar=True,
+        help="Each step a process, or a container on Docker or Podman.",
+    )(command)
 
 
 def json_option(command: Command) -> Command:

@@ -20,6 +20,7 @@ from expunge.oracles import (
     request,
 )
 from expunge.steps.claim_requests import image_side
+from expunge_pipelines.containers import LOCAL
 from expunge_pipelines.holding import holding, new_run
 from expunge_pipelines.local import run_locally
 from expunge_pipelines.tracking import tracked
@@ -33,6 +34,7 @@ def make_oracles(
     base_version: int | None = None,
     weights: str = "",
     on_start: Callable[[str], None] = lambda _: None,
+    runner: str = LOCAL,
 ) -> dict[str, Any]:
     """Retrain `name` without classes, given by index or name, once for each of `seeds` seeds.
 
@@ -71,7 +73,13 @@ def make_oracles(
         from expunge_pipelines.resources import anywhere
 
         with holding(name, new_run()), tracked("oracles", name, arguments) as run_id:
-            run = run_locally(build_oracles(anywhere, missing), arguments, on_start=on_start)
+            run = run_locally(
+                build_oracles(anywhere, missing),
+                arguments,
+                on_start=on_start,
+                runner=runner,
+                reads=(info.source, config.weights),
+            )
         seconds, total = dict(run.seconds), run.total
     kept = {oracle.seed: oracle for oracle in registry.oracles(name, key)}
     compared = _compared(base, chosen, left_out(info, chosen), key)

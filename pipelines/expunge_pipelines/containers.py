@@ -1,0 +1,175 @@
+"""Each step of a pipeline in a container of its own, on Docker or on Podman's service.
+
+kfp's runner for Docker looks for an image by a name that Podman has not, removes a container before
+its exit code is read, and then takes a killed one for a success: its function that runs a container
+is replaced here for as long as a pipeline runs.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from expunge import environment, holders
+from expunge.errors import OperationalError, UserError
+from expunge_pipelines.variables import variables
+
+LOCAL, DOCKER = RUNNERS = ("local", "docker")  # each step a process, or a container
+LABEL = "expunge.holder"  # on a container: the process that waits for it (`expunge.holders`)
+OURS = ("EXPUNGE_", "MLFLOW_", "AWS_")  # the variables that a step is to see
+KILLED = 128 + 9  # the exit code of what a SIGKILL ended
+# The limit of /dev/shm, where decoding workers pass tensors; Docker's 64 MiB are a few batches.
+SHARED_MEMORY = "8g"
+
+
+@contextmanager
+def containers(reads: Sequence[str]) -> Iterator[Any]:
+    """kfp's runner for a pipeline whose steps run in containers, and what it needs around it.
+
+    `reads` has the data source and the files that the steps read; those that are paths here are
+    mounted, read-only, at the same path. EXPUNGE_HOME, the checkpoints and the data sets are, for
+    writing. The user in a container is this one, so that what it writes is his; where that is
+    root, it is the image's own, to whom EXPUNGE_HOME and the checkpoints are handed. The network is
+    this machine's, since MLflow's server may listen on it alone.
+
+    Raises:
+        OperationalError: no engine answers.
+        UserError: the image is not there and cannot be pulled.
+    """
+    from kfp import local
+    from kfp.local import docker_task_handler as handler
+
+    client, address = _connect()
+    with closing(client):
+        _find_image(client)
+        _remove_leftovers(client)
+        user = _hand_over(client, [environment.home(), environment.checkpoint_root()])
+        options = {
+            "environment": _variables(),
+            "user": user,
+            "network_mode": "host",
+            "shm_size": SHARED_MEMORY,
+            "labels": {LABEL: holders.this_process()},
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "healthcheck": {"test": ["NONE"]},  # the exit code says it
+        }
+        info = client.info()
+        if "nvidia" in info.get("Runtimes", {}):
+            options["runtime"] = "nvidia"
+        if user.split(":")[0] == str(os.getuid()) and "name=rootless" in info["SecurityOptions"]:
+            options["userns_mode"] = "keep-id"
+    mounts = _mounts(reads)
+
+    def run(*, client: Any, image: str, command: list[str], volumes: Any, **given: Any) -> int:
+        mode = next(iter(volumes.values()))["mode"]  # with SELinux' mark where the host has it
+        bound = {path: {"bind": path, "mode": mode.replace("rw", how)} for path, how in mounts}
+        _hand_over(client, [environment.home() / "runs"])  # kfp has made folders there since
+        return _run(client, image, command, volumes=bound, **given)
+
+    before = handler.run_docker_container
+    handler.run_docker_container = run
+    try:
+        with variables(DOCKER_HOST=address):
+            yield local.DockerRunner(**options)
+    finally:
+        handler.run_docker_container = before
+
+
+def _run(client: Any, image: str, command: list[str], **options: Any) -> int:
+    """Run a container to its end, printing what it says; it is gone when this returns or raises."""
+    container = client.containers.run(image, command, detach=True, **options)
+    try:
+        for piece in container.logs(stream=True, follow=True):
+            print(piece.decode(errors="replace"), end="")  # noqa: T201 (the runner's log)
+        code = int(container.wait()["StatusCode"])
+        if code == KILLED:
+            print("Killed")  # noqa: T201 (what the shell says of a process, and the log is read for)
+        return code
+    finally:
+        container.remove(force=True)
+
+
+def _addresses() -> list[str]:
+    """Where an engine may listen, in the order in which they are tried."""
+    if given := os.environ.get("DOCKER_HOST"):
+        return [given]
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    paths = ["/var/run/docker.sock", f"{runtime}/podman/podman.sock", "/run/podman/podman.sock"]
+    return [f"unix://{path}" for path in paths]
+
+
+def _connect() -> tuple[Any, str]:
+    import docker
+
+    for address in _addresses():
+        with suppress(docker.errors.DockerException, OSError):
+            client = docker.DockerClient(base_url=address)
+            client.ping()
+            return client, address
+    raise OperationalError(
+        f"no container engine answers at {' or '.join(_addresses())}; start Docker, or Podman with "
+        "`podman system service --time 0`, or name its address in DOCKER_HOST"
+    )
+
+
+def _find_image(client: Any) -> None:
+    import docker
+
+    image = environment.image()
+    try:
+        client.images.get(image)
+    except docker.errors.ImageNotFound:
+        try:
+            client.images.pull(image)
+        except docker.errors.DockerException as error:
+            raise UserError(
+                f"the image {image} is not there and cannot be pulled ({error}); `make images` "
+                "builds it, and EXPUNGE_IMAGE names another"
+            ) from error
+
+
+def _remove_leftovers(client: Any) -> None:
+    """Remove the containers of runs whose process was killed."""
+    for container in client.containers.list(all=True, filters={"label": LABEL}):
+        if holders.has_ended(container.labels[LABEL]):
+            container.remove(force=True)
+
+
+def _hand_over(client: Any, folders: Sequence[Path]) -> str:
+    """The user of the containers. Where this one is root, the folders become the image's user's."""
+    if os.getuid() != 0:
+        return f"{os.getuid()}:{os.getgid()}"
+    user = str(client.images.get(environment.image()).attrs["Config"]["User"])
+    uid, _, gid = user.partition(":")
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (folder, *folder.rglob("*")):
+            with suppress(FileNotFoundError):
+                if path.lstat().st_uid != int(uid):
+                    os.lchown(path, int(uid), int(gid or 0))
+    return user
+
+
+def _variables() -> dict[str, str]:
+    given = {key: value for key, value in os.environ.items() if key.startswith(OURS)}
+    given.pop("EXPUNGE_TTY", None)  # no terminal of this machine is there
+    given["EXPUNGE_HOME"] = str(environment.home())
+    given["EXPUNGE_DATA_ROOT"] = str(environment.data_root())
+    given["EXPUNGE_CHECKPOINTS"] = str(environment.checkpoint_root())
+    return given | {"TMPDIR": os.environ["TMPDIR"]}
+
+
+def _mounts(reads: Sequence[str]) -> list[tuple[str, str]]:
+    """(path, mode) of each folder or file, the same inside as here."""
+    state = (environment.home(), environment.checkpoint_root(), environment.data_root())
+    for folder in state:
+        folder.mkdir(parents=True, exist_ok=True)
+    found = {str(folder): "rw" for folder in state}
+    certificates = ("AWS_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH")
+    for text in (*reads, *(os.environ.get(name, "") for name in certificates)):
+        path = Path(text.removeprefix("folder:")).expanduser()
+        if text and path.is_absolute() and path.exists():
+            found.setdefault(str(path), "ro")
+    return sorted(found.items())
