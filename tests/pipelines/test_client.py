@@ -1,18 +1,29 @@
-"""What is compiled for a cluster."""
+"""What is compiled for a cluster, without settings and with those in `golden/cluster.yaml`."""
 
+import difflib
+import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from command import document
+from compiled import GOLDEN, SETTINGS, documents, executors, tasks_of
+from disks import fill, mounted
+from google.protobuf import json_format
 from kfp import components
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
-from expunge.ops import STEPS
-from expunge_pipelines.client import compile_all
-from expunge_pipelines.settings import ClusterSettings, Secrets
-from expunge_pipelines.tasks import RESOURCES
+from expunge.errors import OperationalError
+from expunge.ops import IMAGE, STEPS
+from expunge_pipelines.client import KINDS, compile_all, compile_pipeline
+from expunge_pipelines.resources import CHECKPOINT_FOLDER, CHECKPOINTS
+from expunge_pipelines.settings import ClusterSettings, Secrets, read_settings
+from expunge_pipelines.tasks import DAY, HOUR, MINUTE, RESOURCES
 
 DATABASE_SECRET, MLFLOW_SECRET, S3_SECRET = Secrets.database, Secrets.mlflow, Secrets.s3
+REFRESH = "expunge compile tests/pipelines/golden --cluster tests/pipelines/golden/cluster.yaml"
 
 # Each pipeline, and steps that it has to have.
 PIPELINES = {
@@ -31,69 +42,221 @@ PIPELINES = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("compiled")
-    compile_all(made, ClusterSettings())
-    return made
+def test_compiling_elsewhere_gives_the_same_bytes(bare: Path, tmp_path: Path) -> None:
+    """In another process, folder, locale, and order of sets, and over what is there already."""
+    code = (
+        "from pathlib import Path; from expunge_pipelines.client import compile_all;"
+        "from expunge_pipelines.settings import ClusterSettings;"
+        "[compile_all(Path('made'), ClusterSettings()) for _ in range(2)]"
+    )
+    variables = {**os.environ, "PYTHONHASHSEED": "1234", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=variables, check=True)
+    files = [file for file in bare.rglob("*") if file.is_file()]
+    assert len(files) == len(PIPELINES) + len(STEPS)
+    found = [file for file in (tmp_path / "made").rglob("*") if file.is_file()]
+    assert {file.relative_to(tmp_path / "made") for file in found} == {
+        file.relative_to(bare) for file in files
+    }
+    for file in files:
+        content = file.read_bytes()
+        assert (tmp_path / "made" / file.relative_to(bare)).read_bytes() == content
+        assert content.isascii()
+        assert str(Path.cwd()).encode() not in content
 
 
-def documents(path: Path) -> list[dict[str, Any]]:
-    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+@pytest.mark.parametrize("name", KINDS)
+def test_a_pipeline_is_the_golden_file(site: Path, name: str) -> None:
+    """A change of what a cluster is told is seen in a diff, and meant."""
+    golden, found = GOLDEN / f"{name}.yaml", site / f"{name}.yaml"
+    lines = difflib.unified_diff(
+        golden.read_text().splitlines(), found.read_text().splitlines(), "golden", "now", n=1
+    )
+    if differing := list(lines)[:40]:
+        pytest.fail(
+            "\n".join([f"golden/{name}.yaml differs; if that is meant: {REFRESH}", *differing]),
+            pytrace=False,
+        )
 
 
-def test_compiling_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    written = compile_all(tmp_path, ClusterSettings())
+def test_the_parameters_are_returned_with_their_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "train.yaml"
+    parameters = compile_pipeline("train", file, ClusterSettings())
+    spec, _ = documents(file)
+    written = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(parameters) == set(written)
+    missing = {key for key, value in parameters.items() if value is None}
+    assert missing == {key for key, value in written.items() if not value.get("isOptional")}
+    assert {"name", "source", "arch"} == missing
+    assert (parameters["epochs"], parameters["without"]) == (20, [])
+
+
+def test_the_command_takes_the_settings(site: Path, tmp_path: Path) -> None:
+    written = document("compile", str(tmp_path), "--cluster", str(SETTINGS))["files"]
     assert len(written) == len(PIPELINES) + len(STEPS)
-    for path in map(Path, written):
-        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes()
+    for file in map(Path, written):
+        assert file.read_bytes() == (site / file.relative_to(tmp_path)).read_bytes()
 
 
 @pytest.mark.parametrize("name", [*PIPELINES, *(f"components/{step}" for step in STEPS)])
-def test_kfp_loads_what_was_written(folder: Path, name: str) -> None:
-    loaded = components.load_component_from_file(str(folder / f"{name}.yaml"))
-    assert loaded.component_spec.inputs
+def test_kfp_loads_what_was_written(bare: Path, site: Path, name: str) -> None:
+    for made in (bare, site):
+        loaded = components.load_component_from_file(str(made / f"{name}.yaml"))
+        assert loaded.component_spec.inputs
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_each_task_asks_for_its_resources(folder: Path, name: str) -> None:
-    spec, platform = documents(folder / f"{name}.yaml")
-    executors = spec["deploymentSpec"]["executors"]
-    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for label, executor in executors.items():
-        step = label.removeprefix("exec-").rstrip("0123456789").rstrip("-")
-        wanted, given = RESOURCES[step], executor["container"]["resources"]
+def test_the_messages_of_kfp_know_every_field(bare: Path, site: Path, name: str) -> None:
+    """Unknown fields and wrong types are errors, also in what only the cluster reads."""
+    for made in (bare, site):
+        spec, platform = documents(made / f"{name}.yaml")
+        json_format.ParseDict(spec, PipelineSpec())
+        json_format.ParseDict(platform, PlatformSpec())
+        for _, _, kubernetes in executors(made / f"{name}.yaml"):
+            json_format.ParseDict(kubernetes, KubernetesExecutorConfig())
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_step_has_the_image_of_the_settings(bare: Path, site: Path, name: str) -> None:
+    image = read_settings(str(SETTINGS)).image
+    assert "@sha256:" in image
+    for made, expected in ((bare, IMAGE), (site, image)):
+        files = [made / f"{name}.yaml", *(made / f"components/{step}.yaml" for step in STEPS)]
+        for file in files:
+            found = documents(file)[0]["deploymentSpec"]["executors"].values()
+            assert {row["container"]["image"] for row in found} == {expected}
+    for step in STEPS.values():
+        assert step.component_spec.implementation.container.image == IMAGE, "they are for everyone"
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_settings_reach_every_step(site: Path, name: str) -> None:
+    """What `golden/cluster.yaml` says, by hand, and not by way of the code that reads it."""
+    gpus = {"train": "4", "compute-fim": "2", "perturb": "1", "validate": "1"}
+    for step, container, kubernetes in executors(site / f"{name}.yaml"):
+        assert kubernetes["imagePullPolicy"] == "IfNotPresent"
+        pulls = [row["secretName"] for row in kubernetes["imagePullSecret"]]
+        assert pulls == ["registry", "mirror"]
+        assert kubernetes["securityContext"] == {
+            "runAsUser": "20001",
+            "runAsGroup": "3000",
+            "runAsNonRoot": True,
+        }
+        wanted = container["resources"].get("accelerator", {})
+        assert wanted.get("resourceCount") == gpus.get(step)
+        assert wanted.get("resourceType") == ("nvidia.com/mig-3g.40gb" if step in gpus else None)
+        labels = {"example.com/pool": "training" if step == "train" else "batch"}
+        if step in gpus:
+            labels["nvidia.com/gpu.product"] = "NVIDIA-A100-SXM4-80GB-MIG-3g.40gb"
+        assert kubernetes["nodeSelector"]["labels"] == labels
+        spot = {
+            "key": "example.com/spot",
+            "operator": "Equal",
+            "value": "true",
+            "effect": "NoExecute",
+            "tolerationSeconds": "300",
+        }
+        card = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+        own = {"key": "example.com/training", "operator": "Exists"}
+        assert kubernetes["tolerations"] == [
+            spot,
+            *([card] if step in gpus else []),
+            *([own] if step == "train" else []),
+        ]
+        secrets = {row["secretName"] for row in kubernetes.get("secretAsEnv", [])}
+        assert secrets <= {"store", "tracking", "ledger"}
+
+
+def test_a_training_gets_what_its_table_says(site: Path) -> None:
+    found = {step: rest for step, *rest in executors(site / "train.yaml")}
+    container, kubernetes = found["train"]
+    given = container["resources"]
+    assert (given["resourceCpuRequest"], given["resourceMemoryLimit"]) == ("16", "96Gi")
+    assert given["resourceMemoryRequest"] == "96Gi"
+    assert kubernetes["activeDeadlineSeconds"] == str(2 * DAY)
+    assert [mount["sizeLimit"] for mount in kubernetes["emptyDirMounts"]] == ["32Gi"]
+    (mount,) = kubernetes["pvcMount"]
+    assert (mount["constant"], mount["mountPath"]) == ("expunge-checkpoints", CHECKPOINT_FOLDER)
+    assert container["env"] == [{"name": CHECKPOINTS, "value": CHECKPOINT_FOLDER}]
+    container, kubernetes = found["record"]
+    assert container["resources"]["resourceCpuRequest"] == "1"
+    assert kubernetes["activeDeadlineSeconds"] == str(HOUR)
+    assert "pvcMount" not in kubernetes
+    assert "env" not in container
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_retries_wait_longer_each_time_and_have_time_for_each_attempt(
+    bare: Path, site: Path, name: str
+) -> None:
+    """kfp's own limit on all attempts together is an hour, after which Argo ends what runs."""
+    counts = {"train": 6, "report": 0}
+    for label, task in tasks_of(site / f"{name}.yaml"):
+        policy = task["retryPolicy"]
+        assert policy.get("maxRetryCount", 0) == counts.get(label, 3)
+        assert (policy["backoffDuration"], policy["backoffFactor"]) == ("60s", 3.0)
+        assert policy["backoffMaxDuration"] == f"{10 * DAY}s"
+    for label, task in tasks_of(bare / f"{name}.yaml"):
+        policy = task["retryPolicy"]
+        usual = RESOURCES[label]
+        assert (policy["backoffDuration"], policy["backoffFactor"]) == ("30s", 2.0)
+        longest = int(policy["backoffMaxDuration"].removesuffix("s"))
+        assert longest >= (policy["maxRetryCount"] + 1) * usual.timeout_seconds
+        assert longest < (policy["maxRetryCount"] + 1) * (usual.timeout_seconds + HOUR)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_what_has_ended_is_kept_for_some_days(bare: Path, site: Path, name: str) -> None:
+    _, usual = documents(bare / f"{name}.yaml")
+    assert usual["platforms"]["kubernetes"]["pipelineConfig"] == {
+        "resourceTtlOnCompletion": 7 * DAY
+    }
+    _, platform = documents(site / f"{name}.yaml")
+    assert platform["platforms"]["kubernetes"]["pipelineConfig"] == {
+        "resourceTtlOnCompletion": 14 * DAY,
+        "resourceTtlOnSuccess": 3 * DAY,
+        "resourceTtlOnFailure": 30 * DAY,
+        "activeDeadlineSeconds": 60 * DAY,
+    }
+
+
+def test_a_cluster_without_gpus_and_with_users_of_its_own(tmp_path: Path) -> None:
+    settings = tmp_path / "cpu.yaml"
+    settings.write_text("gpu: off\nrun_as: off\ntasks: {report: {timeout: 10m}}")
+    for kind in KINDS:
+        file = tmp_path / f"{kind}.yaml"
+        compile_pipeline(kind, file, read_settings(str(settings)))
+        assert "accelerator" not in file.read_text()
+        assert "securityContext" not in file.read_text()
+        for step, _, kubernetes in executors(file):
+            minutes = 10 if step == "report" else RESOURCES[step].timeout_seconds // MINUTE
+            assert kubernetes["activeDeadlineSeconds"] == str(minutes * MINUTE)
+            assert not kubernetes.keys() & {"nodeSelector", "tolerations", "imagePullSecret"}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_each_task_asks_for_its_resources(bare: Path, name: str) -> None:
+    for step, container, kubernetes in executors(bare / f"{name}.yaml"):
+        wanted, given = RESOURCES[step], container["resources"]
         assert given["resourceMemoryLimit"] == wanted.memory
         assert ("accelerator" in given) == bool(wanted.gpus)
         if wanted.gpus:
             assert given["accelerator"]["resourceType"] == "nvidia.com/gpu"
-        secrets = {row["secretName"] for row in kubernetes[label].get("secretAsEnv", [])}
+        secrets = {row["secretName"] for row in kubernetes.get("secretAsEnv", [])}
         assert (MLFLOW_SECRET in secrets, S3_SECRET in secrets) == (wanted.mlflow, wanted.s3)
         assert (DATABASE_SECRET in secrets) == wanted.ledger
-        fields = {row["name"] for row in kubernetes[label].get("fieldPathAsEnv", [])}
+        fields = {row["name"] for row in kubernetes.get("fieldPathAsEnv", [])}
         assert ("EXPUNGE_PIPELINE_RUN" in fields) == (wanted.mlflow or wanted.ledger)
-        mounts = kubernetes[label].get("emptyDirMounts", [])
+        mounts = kubernetes.get("emptyDirMounts", [])
         assert [mount["mountPath"] for mount in mounts] == (
             ["/dev/shm"] if wanted.shared_memory else []
         )
 
 
-def tasks(dag: dict[str, Any], spec: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    found = []
-    for task in dag["tasks"].values():
-        name = task["componentRef"]["name"]
-        inner = spec["components"][name].get("dag")
-        found += tasks(inner, spec) if inner else [(name.removeprefix("comp-"), task)]
-    return found
-
-
 @pytest.mark.parametrize("name", PIPELINES)
-def test_only_pure_steps_are_cached_and_all_are_retried(folder: Path, name: str) -> None:
-    spec, _ = documents(folder / f"{name}.yaml")
-    found = tasks(spec["root"]["dag"], spec)
+def test_only_pure_steps_are_cached_and_all_are_retried(bare: Path, name: str) -> None:
+    found = tasks_of(bare / f"{name}.yaml")
     assert PIPELINES[name] <= {step for step, _ in found}
-    for label, task in found:
-        step = label.rstrip("0123456789").rstrip("-")
+    for step, task in found:
         assert task["cachingOptions"].get("enableCache", False) == RESOURCES[step].cached
         assert task["retryPolicy"]["maxRetryCount"] == RESOURCES[step].retries
     changing = ("claim-requests", "load-oracles", "find-oracle", "keep-oracle", "record")
@@ -101,8 +264,8 @@ def test_only_pure_steps_are_cached_and_all_are_retried(folder: Path, name: str)
     assert not any(RESOURCES[step].cached for step in (*changing, *last))
 
 
-def test_the_seeds_of_oracles_are_a_parameter_and_run_side_by_side(folder: Path) -> None:
-    spec, _ = documents(folder / "oracles.yaml")
+def test_the_seeds_of_oracles_are_a_parameter_and_run_side_by_side(bare: Path) -> None:
+    spec, _ = documents(bare / "oracles.yaml")
     seeds = spec["root"]["inputDefinitions"]["parameters"]["seeds"]
     assert seeds["parameterType"] == "LIST"
     assert not seeds.keys() & {"defaultValue", "isOptional"}, "none would do nothing and succeed"
@@ -113,9 +276,9 @@ def test_the_seeds_of_oracles_are_a_parameter_and_run_side_by_side(folder: Path)
     assert "iteratorPolicy" not in loops[0]
 
 
-def test_requests_are_settled_however_a_forget_ends(folder: Path) -> None:
+def test_requests_are_settled_however_a_forget_ends(bare: Path) -> None:
     """kfp's sign of an exit handler is a task that takes the others' final status."""
-    spec, _ = documents(folder / "forget.yaml")
+    spec, _ = documents(bare / "forget.yaml")
     last = spec["root"]["dag"]["tasks"]["close-requests"]
     assert last["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
     assert "taskFinalStatus" in last["inputs"]["parameters"]["status"]
@@ -123,27 +286,23 @@ def test_requests_are_settled_however_a_forget_ends(folder: Path) -> None:
     assert {"claim-requests", "condition-2"} == set(handled)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_credentials_are_references(folder: Path, name: str) -> None:
-    """Every name of a credential stands in a secret's key, and none beside a value."""
-    spec, platform = documents(folder / f"{name}.yaml")
-    assert "AWS_SECRET_ACCESS_KEY" not in yaml.safe_dump(spec)
-    assert "MLFLOW_TRACKING_PASSWORD" not in yaml.safe_dump(spec)
-    assert "EXPUNGE_DATABASE_URL" not in yaml.safe_dump(spec)
-    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    pairs = [
-        pair
-        for executor in executors.values()
-        for secret in executor.get("secretAsEnv", [])
-        for pair in secret["keyToEnv"]
-    ]
-    assert pairs
-    assert all(pair.keys() == {"envVar", "secretKey"} for pair in pairs)
-
-
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    from expunge.errors import OperationalError
-
     (tmp_path / "file").write_text("")
     with pytest.raises(OperationalError, match="cannot be written"):
         compile_all(tmp_path / "file", ClusterSettings())
+    (tmp_path / "train.yaml").mkdir()
+    with pytest.raises(OperationalError, match=r"cannot be written .*check its permissions"):
+        compile_pipeline("train", tmp_path / "train.yaml", ClusterSettings())
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "train.yaml"}
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", 1) as disk:
+        file = disk / "train.yaml"
+        compile_pipeline("train", file, ClusterSettings())
+        before = file.read_bytes()
+        fill(disk)
+        with pytest.raises(OperationalError, match=r"cannot be written .*No space left"):
+            compile_pipeline("train", file, read_settings(str(SETTINGS)))
+        assert file.read_bytes() == before
+        assert {path.name for path in disk.iterdir()} == {"train.yaml", "filler"}
