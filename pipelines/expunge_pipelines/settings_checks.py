@@ -12,9 +12,10 @@ LONGEST_SECONDS = 2**31 - 1  # Kubernetes and kfp count seconds in 32 bits
 MOST = 10**6  # of anything that is counted: a slip of the finger is not
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+# Without a thousand bytes, which kfp calls K and Kubernetes k.
 _SIZES: dict[str, int] = {
     **{f"{prefix}i": 1024**power for power, prefix in enumerate("KMGTPE", start=1)},
-    **{prefix: 1000**power for power, prefix in enumerate("kMGTPE", start=1)},
+    **{prefix: 1000**power for power, prefix in enumerate("MGTPE", start=2)},
 }
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # RFC 1123
 _DOMAIN = rf"{_LABEL}(\.{_LABEL})*"

@@ -219,6 +219,25 @@ def test_what_has_ended_is_kept_for_some_days(bare: Path, site: Path, name: str)
     }
 
 
+def test_kfp_takes_every_amount_that_the_settings_take(tmp_path: Path) -> None:
+    sizes = ["1Ki", "2Mi", "3Gi", "4Ti", "5Pi", "6Ei", "7M", "8G", "9T", "10P", "11E"]
+    cpus = ["1", "0.5", "1.125", "250m", "1000000"]
+    rows = [
+        f"  {step}: {{memory: {size}, cpu: {cpus[number % len(cpus)]}, shared_memory: 0}}"
+        for number, (step, size) in enumerate(zip(RESOURCES, sizes, strict=False))
+    ]
+    settings = tmp_path / "cluster.yaml"
+    settings.write_text("\n".join(["tasks:", *rows]))
+    found = {}
+    for kind in KINDS:
+        compile_pipeline(kind, tmp_path / f"{kind}.yaml", read_settings(str(settings)))
+        for step, container, _ in executors(tmp_path / f"{kind}.yaml"):
+            found[step] = container["resources"]["resourceMemoryLimit"]
+    assert {step: found[step] for step, _ in zip(RESOURCES, sizes, strict=False)} == dict(
+        zip(RESOURCES, sizes, strict=False)
+    )
+
+
 def test_a_cluster_without_gpus_and_with_users_of_its_own(tmp_path: Path) -> None:
     settings = tmp_path / "cpu.yaml"
     settings.write_text("gpu: off\nrun_as: off\ntasks: {report: {timeout: 10m}}")

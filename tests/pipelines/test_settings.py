@@ -25,7 +25,7 @@ EXAMPLE = Path(__file__).parents[2] / "docker" / "cluster.yaml"
 DIGEST = "0123456789abcdef" * 4
 IMAGE_ERROR = "an image with its tag or digest, NAME:TAG or NAME@sha256:DIGEST"
 KEYS = "checkpoints, deadline, gpu, image, image_pull_policy, "
-SIZE_ERROR = "a whole number and one of Ki, Mi, Gi, Ti, Pi, Ei, k, M, G, T, P, E, such as 8Gi"
+SIZE_ERROR = "a whole number and one of Ki, Mi, Gi, Ti, Pi, Ei, M, G, T, P, E, such as 8Gi"
 TIME_ERROR = "a whole number and one of s, m, h, d, such as 90s or 2h"
 CREDENTIAL = "this looks like a credential; put it into a Kubernetes secret, and name that"
 
@@ -212,6 +212,7 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
         ("tasks: {train: {memory: 1.5Gi}}", f"is '1.5Gi'; expected {SIZE_ERROR}"),
         ("tasks: {train: {memory: 0Gi}}", f"is '0Gi'; expected {SIZE_ERROR}"),
         ("tasks: {train: {memory: 8K}}", f"is '8K'; expected {SIZE_ERROR}"),
+        ("tasks: {train: {memory: 8k}}", f"is '8k'; expected {SIZE_ERROR}"),
         (
             "tasks:\n  train:\n    memory: 4Gi",
             "line 3: tasks.train.memory does not fit: the shared memory of 8Gi counts as part of "
