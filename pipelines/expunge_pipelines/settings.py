@@ -251,8 +251,8 @@ def _check_attempts(top: Section, section: Section, task: Resources, retries: Re
     if pause > LONGEST_PAUSE:
         refuse(
             "retries",
-            f"before retry {task.retries} of {section.name} there would be a pause of {pause} s, and "
-            "a day is the most; lower the number of retries, the backoff or the factor",
+            f"before retry {task.retries} of {section.name} there would be a pause of {pause} s, "
+            "and a day is the most; lower the number of retries, the backoff or the factor",
         )
     if retries.within and retries.within < task.timeout_seconds:
         refuse(
