@@ -15,11 +15,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import pytest
 import yaml
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob as TrainJob
@@ -48,6 +50,7 @@ class Cluster:
         self.pods: list[Json] = []
         self.created: list[Json] = []
         self.deleted: list[str] = []
+        self.going: set[str] = set()  # deleted, and there until their nodes have ended
         self.requests: list[str] = []
         self.failures: list[tuple[str, int, str]] = []  # method, status, message: for the next ones
         self.runs = True  # whether a job's nodes are run
@@ -56,6 +59,7 @@ class Cluster:
         self.script: list[list[Json]] = []  # the conditions at each look, the last one staying
         self.on_get: Callable[[], None] = lambda: None
         self.address = ""
+        self.broken: list[Exception] = []  # what went wrong in here
         self.nodes: list[list[subprocess.Popen[bytes]]] = []  # the processes of each, in time
         self.statuses: list[int] = []  # with which they ended
         self._threads: list[threading.Thread] = []
@@ -102,7 +106,8 @@ class Cluster:
         return job
 
     def _get(self, name: str) -> Json:
-        self.on_get()
+        if name not in self.going:
+            self.on_get()
         if name not in self.jobs:
             raise Refused(404, f'trainjobs.trainer.kubeflow.org "{name}" not found')
         job = self.jobs[name]
@@ -112,16 +117,19 @@ class Cluster:
         return job
 
     def _delete(self, name: str) -> Json:
+        job = self.jobs[name]
         self.deleted.append(name)
+        self.going.add(name)
         for node in self.nodes:
             node[-1].send_signal(signal.SIGTERM)
-        threading.Thread(target=self._forget, args=(name,)).start()
-        return self.jobs[name]
+        threading.Thread(target=self.forget, args=(name,)).start()
+        return job
 
-    def _forget(self, name: str) -> None:
+    def forget(self, name: str) -> None:
         for thread in self._threads:
             thread.join()
         del self.jobs[name]
+        self.going.remove(name)
 
     def _run(self, job: Json) -> None:
         trainer, count = job["spec"]["trainer"], job["spec"]["trainer"]["numNodes"]
@@ -161,6 +169,16 @@ class Cluster:
         self.statuses.append(done[-1])
 
 
+def kill(node: subprocess.Popen[bytes]) -> None:
+    """Kill a node with all that runs in it, as the end of a container does."""
+    with suppress(psutil.NoSuchProcess):
+        inside = psutil.Process(node.pid).children(recursive=True)
+        node.kill()
+        for process in inside:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
 def _start(command: list[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
 
@@ -183,6 +201,10 @@ def _handler(state: Cluster) -> type[BaseHTTPRequestHandler]:
                 status, answer = 200, state.answer(self.command, self.path, self.headers, body)
             except Refused as refusal:
                 status, message = refusal.args
+            except Exception as error:
+                state.broken.append(error)
+                status, message = 500, repr(error)
+            if status != 200:
                 answer = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": status,
                           "status": "Failure", "message": message}  # fmt: skip
             text = json.dumps(answer).encode()
@@ -212,9 +234,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setenv("KUBECONFIG", str(path))
     yield state
     for node in state.nodes:
-        node[-1].kill()
+        kill(node[-1])
     server.shutdown()
     server.server_close()
+    assert not state.broken
 
 
 def kubeconfig(address: str) -> Json:
