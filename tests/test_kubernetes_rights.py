@@ -80,7 +80,7 @@ def test_each_role_is_bound_to_the_account_of_the_pipelines_alone() -> None:
         found["metadata"]["name"]: found["automountServiceAccountToken"]
         for found in named("ServiceAccount")
     }
-    assert tokens == {"expunge-pipeline": True, "expunge-mlflow": False}
+    assert tokens == {"expunge-pipeline": True, "expunge-mlflow": False, "default": False}
 
 
 def policy(name: str) -> Document:
