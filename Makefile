@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow test-faults lint format clean
+.PHONY: install demo test test-slow test-faults images test-containers lint format clean
 
 # Installed anew when the lock or the package's own metadata changes.
 install: $(VENV)/.installed
@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/expunge demo
 
 test: install
-	$(BIN)/pytest -m "not slow and not faults" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not slow and not faults and not containers" --numprocesses 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow
@@ -25,6 +25,13 @@ test-slow: install
 # A run is killed at each of some 60 places and started again: about 40 minutes on 2 cores.
 test-faults: install
 	$(BIN)/pytest -m faults --numprocesses 2
+
+images:
+	docker/images.sh
+
+# Every step in a container, on Docker or Podman: about 10 minutes on 2 cores, and 7 GB of disk.
+test-containers: install images
+	VENV=$(VENV) docker/test.sh
 
 lint: install
 	$(BIN)/ruff check .
