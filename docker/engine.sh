@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # What runs containers here. To be sourced: find_engine sets ENGINE to docker or podman, find_base
 # sets BASE_IMAGE, and both say on stderr what they do. Bash.
 
@@ -22,19 +23,19 @@ usable_engine() {
 # Podman asks for limits and for a cgroup manager that root in a sandbox may not have.
 configure_podman() {
     local files processes
-    [ -n "${CONTAINERS_CONF:-}" ] && return
+    if [ -n "${CONTAINERS_CONF:-}" ]; then return; fi
     files=$(ulimit -Hn) processes=$(ulimit -Hu)
-    [ "$files" = unlimited ] && files=1048576
+    if [ "$files" = unlimited ]; then files=1048576; fi
     # Podman itself takes 32768 processes, and what it starts cannot have more.
-    { [ "$processes" = unlimited ] || [ "$processes" -gt 32768 ]; } && processes=32768
+    if [ "$processes" = unlimited ] || [ "$processes" -gt 32768 ]; then processes=32768; fi
     CONTAINERS_CONF=$(mktemp --tmpdir containers-XXXXXX.conf)
     export CONTAINERS_CONF
     {
         echo "[containers]"
         echo "default_ulimits = [\"nofile=$files:$files\", \"nproc=$processes:$processes\"]"
         echo "[engine]"
-        [ -S /run/systemd/private ] || echo 'cgroup_manager = "cgroupfs"'
-        command -v runc > /dev/null && echo 'runtime = "runc"'
+        if [ ! -S /run/systemd/private ]; then echo 'cgroup_manager = "cgroupfs"'; fi
+        if command -v runc > /dev/null; then echo 'runtime = "runc"'; fi
     } > "$CONTAINERS_CONF"
 }
 
@@ -42,7 +43,7 @@ configure_podman() {
 # Debian's packages make (45 s on 2 cores, as root).
 find_base() {
     local official=python:3.11-slim-bookworm own=localhost/expunge-base:bookworm
-    [ -n "${BASE_IMAGE:-}" ] && return
+    if [ -n "${BASE_IMAGE:-}" ]; then return; fi
     if "$ENGINE" image inspect "$own" > /dev/null 2>&1; then
         BASE_IMAGE=$own
     elif "$ENGINE" image inspect "$official" > /dev/null 2>&1 \

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Leaves out of a folder of packages what none of them needs to run: their tests, Triton, which pip
 # brings in for PyTorch, and a compiler of protocol buffers.
 set -eu

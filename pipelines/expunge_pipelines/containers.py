@@ -18,6 +18,7 @@ from expunge_pipelines.variables import variables
 LOCAL, DOCKER = RUNNERS = ("local", "docker")  # each step a process, or a container
 LABEL = "expunge.holder"  # on a container: the process that waits for it (`expunge.holders`)
 OURS = ("EXPUNGE_", "MLFLOW_", "AWS_")  # the variables that a step is to see
+SQLITE = "sqlite:///"
 KILLED = 128 + 9  # the exit code of what a SIGKILL ended
 # The limit of /dev/shm, where decoding workers pass tensors; Docker's 64 MiB are a few batches.
 SHARED_MEMORY = "8g"
@@ -35,11 +36,13 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
 
     Raises:
         OperationalError: no engine answers.
-        UserError: the image is not there and cannot be pulled.
+        UserError: the image is not there and cannot be pulled, or a store is a file that the
+            containers do not see.
     """
     from kfp import local
     from kfp.local import docker_task_handler as handler
 
+    mounts = _mounts(reads)
     client, address = _connect()
     with closing(client):
         _find_image(client)
@@ -60,7 +63,6 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
             options["runtime"] = "nvidia"
         if user.split(":")[0] == str(os.getuid()) and "name=rootless" in info["SecurityOptions"]:
             options["userns_mode"] = "keep-id"
-    mounts = _mounts(reads)
 
     def run(*, client: Any, image: str, command: list[str], volumes: Any, **given: Any) -> int:
         mode = next(iter(volumes.values()))["mode"]  # with SELinux' mark where the host has it
@@ -161,8 +163,21 @@ def _variables() -> dict[str, str]:
     return given | {"TMPDIR": os.environ["TMPDIR"]}
 
 
+def _check_stores() -> None:
+    """A step that finds no file makes one, and what it writes is gone with its container."""
+    for name in ("EXPUNGE_DATABASE_URL", "MLFLOW_TRACKING_URI"):
+        given = os.environ.get(name, "")
+        path = Path(given.removeprefix(SQLITE))
+        if given.startswith(SQLITE) and not path.is_relative_to(environment.home()):
+            raise UserError(
+                f"{name} is {given}, a file that no container sees; with --runner docker expected "
+                f"a server, or an absolute path in EXPUNGE_HOME ({environment.home()})"
+            )
+
+
 def _mounts(reads: Sequence[str]) -> list[tuple[str, str]]:
     """(path, mode) of each folder or file, the same inside as here."""
+    _check_stores()
     state = (environment.home(), environment.checkpoint_root(), environment.data_root())
     for folder in state:
         folder.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,7 @@ def train(
         "source": absolute_source(source),
         "image_size": image_size,
         **{field: getattr(config, field) for field in _TRAIN_FIELDS},
+        **{field: absolute_file(getattr(config, field)) for field in ("weights", "init_from")},
         "without": sorted(chosen),
         "chance_factor": gate.chance_factor,
         "onnx_atol": gate.onnx_atol,
@@ -79,7 +80,7 @@ def train(
             arguments,
             on_start=on_start,
             runner=runner,
-            reads=(arguments["source"], config.weights, config.init_from),
+            reads=[arguments[key] for key in ("source", "weights", "init_from")],
         )
     kept = reports(run_id)
     validation = kept["validation"]
@@ -131,6 +132,12 @@ def absolute_source(source: str) -> str:
     """The source with a folder's path made absolute, since a version remembers where it was."""
     kind, _, path = source.partition(":")
     return f"folder:{Path(path).expanduser().resolve()}" if kind == "folder" and path else source
+
+
+def absolute_file(name: str) -> str:
+    """The path of a file, made absolute: a step may work elsewhere. Any other name stays."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name and path.exists() else name
 
 
 def _left_out(champion: registry.Version | None, without: Sequence[str]) -> frozenset[int]:

@@ -10,6 +10,7 @@ import pytest
 from command import document
 
 from expunge import environment
+from expunge.errors import UserError
 from expunge_pipelines import containers
 
 
@@ -69,3 +70,15 @@ def test_only_variables_that_concern_a_step_go_in(
     assert given["EXPUNGE_HOME"] == str(tmp_path / "home")
     assert given.keys() >= {"MLFLOW_TRACKING_URI", "AWS_ACCESS_KEY_ID", "TMPDIR"}
     assert not given.keys() & {"EXPUNGE_TTY", "GITHUB_TOKEN", "PATH", "HOME"}
+
+
+@pytest.mark.parametrize("name", ["EXPUNGE_DATABASE_URL", "MLFLOW_TRACKING_URI"])
+def test_a_store_in_a_file_has_to_lie_where_a_container_sees_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, f"sqlite:///{environment.home()}/own.db")
+    assert containers._mounts([])
+    for path in (f"{tmp_path}/elsewhere.db", "relative.db"):
+        monkeypatch.setenv(name, f"sqlite:///{path}")
+        with pytest.raises(UserError, match=rf"{name} is .*{path}, a file that no container sees"):
+            containers._mounts([])
