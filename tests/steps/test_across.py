@@ -1,4 +1,4 @@
-"""Training over several nodes: the step's side of a TrainJob, and the whole of it on this machine."""
+"""Training over several nodes: the step's side of a TrainJob, and the whole of it, run here."""
 
 import dataclasses
 import json
@@ -116,7 +116,7 @@ def test_two_nodes_learn_what_one_process_does(
     first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     for name, value in first.items():
         # as two processes on one machine: `test_launch` has the reason
-        assert torch.allclose(value, second[name], atol=1e-5, rtol=1e-5)
+        assert torch.allclose(value, second[name], atol=5e-7, rtol=0), name
     texts = [json.loads((tmp_path / name / "model.json").read_text()) for name in ("one", "two")]
     assert texts[1]["settings"].pop("nodes") == 2
     assert texts[0]["settings"] == texts[1]["settings"]
@@ -225,7 +225,7 @@ def test_an_error_of_a_process_comes_out_as_it_is(
         (run_folder(volume) / "error.json").write_text(json.dumps(error))
 
     cluster.on_get = fail
-    with pytest.raises(UserError, match="^training diverged$"):
+    with pytest.raises(UserError, match=r"^training diverged$"):
         waits()
     assert not cluster.jobs
     assert nothing_left(volume)
@@ -310,6 +310,7 @@ def test_the_next_attempt_goes_on_and_clears_what_a_killed_one_left(
 
     def look() -> None:
         seen.append(sorted(path.name for path in folder.iterdir()))
+        assert not list((folder / "data").iterdir())
         finish(volume)
 
     cluster.on_get = look
