@@ -56,6 +56,12 @@ def _detail(name: str, state: str | None, error: str | None, pod: str | None) ->
     return row | ({"pod_name": pod} if pod else {})
 
 
+def bare_run(id_: str, name: str = "expunge-train-digits-1a2b3c4d") -> Json:
+    """A run that somebody started, as the server keeps it."""
+    times = {"created_at": BEGUN, "scheduled_at": BEGUN, "finished_at": NEVER}
+    return {"run_id": id_, "display_name": name, "namespace": "", **times}
+
+
 class Script:
     """What is to become of the runs: at each look at one, its next stage; the last one stays."""
 

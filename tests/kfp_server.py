@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import ssl
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -268,7 +269,12 @@ def served(certificate: ssl.SSLContext | None = None) -> Iterator[KfpServer]:
         def log_message(self, *_: Any) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Connection)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *where: Any) -> None:
+            if not isinstance(sys.exception(), ConnectionError):  # of a client that was interrupted
+                super().handle_error(*where)
+
+    server = Server(("127.0.0.1", 0), Connection)
     if certificate:
         server.socket = certificate.wrap_socket(server.socket, server_side=True)
     state.address = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"

@@ -46,7 +46,7 @@ def submit_train(
     check_model_name(check_name(name))
     check_known(source, image_size, config.arch)
     mounted_paths(source, config)
-    _check_gpus(config, settings)
+    _check_spread(config, settings)
     recipe = {field: getattr(config, field) for field in TrainConfig.__dataclass_fields__}
     parameters = {
         **recipe,
@@ -167,19 +167,18 @@ def _started(
     return {"pipeline": kind, "model": name, "version": version.display_name, **run}
 
 
-def _check_gpus(config: TrainConfig, settings: ClusterSettings) -> None:
-    if settings.training.claim:  # a node gets as many as it has processes
-        return
-    if config.nodes > 1:
-        raise UserError(
-            f"--nodes is {config.nodes}, and the cluster's settings name no volume that several "
-            "share; set claim under training in the file that --cluster names"
-        )
-    gpus = settings.tasks["train"].gpus
-    if config.processes > max(gpus, 1):
+def _check_spread(config: TrainConfig, settings: ClusterSettings) -> None:
+    """Whether the cluster's settings go with how a training is to be spread."""
+    gpus = settings.tasks["train"].gpus if settings.gpu else 0
+    if not settings.training.claim and 0 < gpus < config.processes:
         raise UserError(
             f"--processes is {config.processes}, one GPU each, and the cluster's settings give the "
-            f"task train {gpus}; set gpus under tasks, train in the file that --cluster names"
+            f"task train {gpus}; set its gpus under tasks in the file that --cluster names"
+        )
+    if config.nodes > 1 and not settings.training.claim:
+        raise UserError(
+            f"--nodes is {config.nodes}, and the cluster's settings name no volume for them to "
+            "share; set claim under training in the file that --cluster names"
         )
 
 

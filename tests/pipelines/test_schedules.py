@@ -123,6 +123,29 @@ def test_other_code_replaces(server: KfpServer) -> None:
     assert names == ["0123456789ab", old["version"]]
 
 
+def test_other_settings_of_the_cluster_replace(server: KfpServer, tmp_path: Path) -> None:
+    old = make()
+    settings = tmp_path / "cluster.yaml"
+    settings.write_text("image: team/expunge:1\nservice_account: expunge\n")
+    command("digits", "--cron", NIGHTLY, "--cluster", str(settings))
+    run = only(server.recurring_runs)
+    assert run["recurring_run_id"] != old["id"]
+    assert run["service_account"] == "expunge"
+    content = server.contents[run["pipeline_version_reference"]["pipeline_version_id"]]
+    assert b"team/expunge:1" in content
+    command("digits", "--cron", NIGHTLY, "--cluster", str(settings))
+    assert list(server.recurring_runs) == [run["recurring_run_id"]]
+    run["service_account"] = "another"
+    command("digits", "--cron", NIGHTLY, "--cluster", str(settings))
+    assert only(server.recurring_runs)["service_account"] == "expunge"
+
+
+def test_an_account_that_the_server_chose_is_no_change(server: KfpServer) -> None:
+    row = make()
+    only(server.recurring_runs)["service_account"] = "pipeline-runner"
+    assert make() == row | {"created": False}
+
+
 def test_a_failure_leaves_one_or_two_and_the_next_call_tidies(server: KfpServer) -> None:
     old = make()
     server.fail("POST", "/recurringruns")
