@@ -9,6 +9,7 @@ from expunge.environment import IMAGE
 from expunge.ops import STEPS
 from expunge_pipelines.cli import cli
 from expunge_pipelines.request_commands import request
+from expunge_pipelines.submit_command import submit
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,7 +24,7 @@ def test_the_readme_names_every_command_and_no_other() -> None:
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    commands = [*cli.commands.values(), *request.commands.values()]
+    commands = [*cli.commands.values(), *request.commands.values(), *submit.commands.values()]
     known = {flag for command in commands for p in command.params for flag in p.opts}
     known |= {"--help", "--work", "--env-manager", "--backend-store-uri", "--now"}
     assert set(re.findall(r"--[a-z][a-z0-9-]+", README)) <= known

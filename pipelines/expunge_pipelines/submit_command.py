@@ -199,18 +199,18 @@ def _code(found: Mapping[str, Any]) -> int:
     """The exit code for a run as it stands; what failed is said on stderr."""
     from expunge_pipelines import runs
 
-    outcome, said = found["outcome"], [f"run {found['run']} {found['outcome']}"]
+    outcome = found["outcome"]
     if outcome == runs.REJECTED:
         return RefusedError.exit_code
-    if outcome == runs.UNKNOWN:
+    if outcome == runs.BROKEN:
+        said = _failures(found)
+    elif outcome == runs.CANCELLED:
+        said = [f"run {found['run']} was cancelled"]
+    elif outcome == runs.UNKNOWN:
         said = [
             f"run {found['run']} ended well, but the server does not list what its tasks did; "
             f"whether the gate passed is to be seen at {found['link']}"
         ]
-    elif outcome == runs.CANCELLED:
-        said = [f"run {found['run']} was cancelled"]
-    elif outcome == runs.BROKEN:
-        said = _failures(found)
     else:
         return 0
     for line in said:

@@ -51,8 +51,8 @@ class Watching:
             if state not in (self._states.get(name), UNSAID):
                 self._say(f"{age}  {name:16} {state.lower()}")
         self._states = now
-        running = [name for name, state in now.items() if state == "RUNNING" and name != "the run"]
-        waiting = f"{age}  {found['state'].lower()}: {', '.join(running) or 'nothing yet'}"
+        running = ", ".join(task["name"] for task in found["tasks"] if task["state"] == "RUNNING")
+        waiting = f"{age}  {found['state'].lower()}" + (f": {running}" if running else "")
         if self._moving:
             self._moving.update(Text(waiting))
         elif time.monotonic() - self._last >= QUIET_SECONDS:

@@ -296,7 +296,7 @@ def test_a_long_task_is_heard_of_in_a_plain_log(
     busy = stage("RUNNING", {"train": "RUNNING", "report": "RUNNING"})
     tell(server, stage("PENDING"), busy, busy, stage("CANCELED"))
     err = command(*FOLLOW)[2]
-    assert err.splitlines()[0] == "  0:00:00  pending: nothing yet"
+    assert err.splitlines()[0] == "  0:00:00  pending"
     assert err.count("running: report, train") == 2
 
 
