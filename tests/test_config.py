@@ -53,6 +53,7 @@ def test_data(settings: dict[str, Any], text: str) -> None:
         ({"t_mix": 1.1}, "t_mix is 1.1; expected a value from 0 to 1"),
         ({"seed": -1}, "seed is -1; expected a value from 0 to 9.22337e+18"),
         ({"processes": 0}, "processes is 0; expected a value from 1 to 1024"),
+        ({"nodes": 0}, "nodes is 0; expected a value from 1 to 1024"),
         ({"workers": -1}, "workers is -1; expected a value from 0 to 1024"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; expected above 0, up to 1000"),
         ({"learning_rate": NAN}, "learning_rate is nan; expected above 0, up to 1000"),

@@ -45,7 +45,7 @@ def test_a_model_and_its_oracle_have_one_key() -> None:
     assert key == recipe_key(info(), [1, 3]) == recipe_key(info((1, 3), seed=1001))
     assert key == recipe_key(info((3,)), [1]), "what was forgotten before is left out as well"
     assert key == recipe_key(info((3,)), [1, 3]), "a class may be named that is forgotten already"
-    assert key == recipe_key(info(processes=4, workers=0, seed=9), [1, 3])
+    assert key == recipe_key(info(processes=4, nodes=2, workers=0, seed=9), [1, 3])
     without_seed = {key: value for key, value in SETTINGS.items() if key != "seed"}
     assert key == recipe_key(dataclasses.replace(info((1, 3)), settings=without_seed))
 
@@ -94,6 +94,13 @@ def test_an_oracle_is_trained_as_its_model_was() -> None:
     config = oracle_config(info((3,)), [1])
     (seed,) = oracle_seeds(recipe_key(info(), [1, 3]), 1)
     assert config == TrainConfig(arch="mlp", epochs=3, precision="fp32", seed=seed, without=(1, 3))
+
+
+def test_a_model_from_before_there_were_nodes() -> None:
+    older = {key: value for key, value in SETTINGS.items() if key != "nodes"}
+    known = dataclasses.replace(info(), settings=older)
+    assert recipe_key(known, [1]) == recipe_key(info(), [1])
+    assert oracle_config(known, [1]) == oracle_config(info(), [1])
 
 
 def test_pretrained_weights_come_by_name_or_from_the_file_that_is_given() -> None:

@@ -1,5 +1,6 @@
 """What several processes do about BatchNorm, and what a model to begin with has to be."""
 
+import dataclasses
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,14 +9,21 @@ from typing import Any
 import pytest
 import torch
 from mlflow_store import Registrar
+from tiny_data import write_tiny
 from torch import nn
 
 from expunge import champions
-from expunge.artifacts import load_model_info
+from expunge.artifacts import load_dataset_info, load_model_info
 from expunge.config import TrainConfig
 from expunge.errors import UserError
 from expunge.models import build_model
-from expunge.steps.setup import _check_remembers, _with_shared_statistics, existing, is_small
+from expunge.steps.setup import (
+    _check_remembers,
+    _recipe,
+    _with_shared_statistics,
+    existing,
+    is_small,
+)
 
 pytest_plugins = ["mlflow_store"]
 
@@ -84,3 +92,17 @@ def test_a_class_that_is_left_out_does_not_come_in_with_the_weights(
             _check_remembers(folder, TrainConfig("mlp", without=(2, 3), init_from=uri))
     with existing(str(tmp_path / "bare.safetensors")) as path:
         _check_remembers(path, TrainConfig("mlp", without=(2,), init_from=str(path)))
+
+
+def test_one_node_leaves_no_trace_in_a_recipe(tmp_path: Path) -> None:
+    """What was trained before there could be several has the same keys still."""
+    info = load_dataset_info(write_tiny(tmp_path / "data"))
+    config = TrainConfig("mlp", processes=2)
+
+    def settings(nodes: int) -> dict[str, Any]:
+        spread = dataclasses.replace(config, nodes=nodes)
+        found: dict[str, Any] = _recipe(spread, info, {}, "fp32", torch.device("cpu"))["config"]
+        return found
+
+    assert settings(2) == {**settings(1), "nodes": 2}
+    assert set(settings(1)) == set(TrainConfig.__dataclass_fields__) - {"nodes"}
