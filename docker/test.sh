@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . docker/engine.sh
 find_engine
 export EXPUNGE_TEST_ENGINE=$ENGINE
-pytest=("${VENV:-.venv}/bin/pytest" -m containers "$@")
+pytest=("${VENV:-.venv}/bin/pytest" -m containers tests/containers "$@")
 [ "$ENGINE" = podman ] || exec "${pytest[@]}"
 
 folder=$(mktemp --directory)

@@ -68,7 +68,7 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
         mode = next(iter(volumes.values()))["mode"]  # with SELinux' mark where the host has it
         bound = {path: {"bind": path, "mode": mode.replace("rw", how)} for path, how in mounts}
         _hand_over(client, [environment.home() / "runs"])  # kfp has made folders there since
-        return _run(client, image, command, volumes=bound, **given)
+        return _run(client, environment.image(), command, volumes=bound, **given)
 
     before = handler.run_docker_container
     handler.run_docker_container = run
@@ -81,16 +81,22 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
 
 def _run(client: Any, image: str, command: list[str], **options: Any) -> int:
     """Run a container to its end, printing what it says; it is gone when this returns or raises."""
-    container = client.containers.run(image, command, detach=True, **options)
+    import docker
+    import requests
+
     try:
-        for piece in container.logs(stream=True, follow=True):
-            print(piece.decode(errors="replace"), end="")  # noqa: T201 (the runner's log)
-        code = int(container.wait()["StatusCode"])
-        if code == KILLED:
-            print("Killed")  # noqa: T201 (what the shell says of a process, and the log is read for)
-        return code
-    finally:
-        container.remove(force=True)
+        container = client.containers.run(image, command, detach=True, **options)
+        try:
+            for piece in container.logs(stream=True, follow=True):
+                print(piece.decode(errors="replace"), end="")  # noqa: T201 (the runner's log)
+            code = int(container.wait()["StatusCode"])
+        finally:
+            container.remove(force=True)
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise OperationalError(f"the container engine could not run a step: {error}") from error
+    if code == KILLED:
+        print("Killed")  # noqa: T201 (what a shell says of a process, and the log is read for it)
+    return code
 
 
 def _addresses() -> list[str]:

@@ -1,11 +1,11 @@
 """The engine of these tests: `make test-containers` names it, and builds the images before."""
 
-import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import docker
 import pytest
 
 from expunge.environment import IMAGE
@@ -39,6 +39,8 @@ def inside(engine: Run) -> Run:
 
 
 @pytest.fixture(scope="session")
-def described(engine: Run) -> Callable[[str], dict[str, Any]]:
-    """What an image says of itself."""
-    return lambda image: json.loads(engine("image", "inspect", image))[0]
+def api(engine: Run) -> Iterator[Any]:
+    """The same engine by Docker's API, which answers alike on Docker and Podman."""
+    client = docker.from_env()
+    yield client
+    client.close()

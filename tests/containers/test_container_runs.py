@@ -216,7 +216,7 @@ def started(engine: Run, step: str) -> str:
 
 def filed(state: State) -> str:
     added = document(state, "request", "add", NAME, "--classes", "5", "--reason", "a test")
-    return str(added["requests"][0]["id"])
+    return str(added["created"]["id"])
 
 
 def request_state(state: State, id_: str) -> str:
