@@ -82,7 +82,6 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
 def _run(client: Any, image: str, command: list[str], **options: Any) -> int:
     """Run a container to its end, printing what it says; it is gone when this returns or raises."""
     import docker
-    import requests
 
     try:
         container = client.containers.run(image, command, detach=True, **options)
@@ -92,7 +91,7 @@ def _run(client: Any, image: str, command: list[str], **options: Any) -> int:
             code = int(container.wait()["StatusCode"])
         finally:
             container.remove(force=True)
-    except (docker.errors.DockerException, requests.RequestException) as error:
+    except (docker.errors.DockerException, OSError) as error:
         raise OperationalError(f"the container engine could not run a step: {error}") from error
     if code == KILLED:
         print("Killed")  # noqa: T201 (what a shell says of a process, and the log is read for it)
