@@ -31,8 +31,9 @@ fi
 build() {
     echo "building $2 on $BASE_IMAGE with $ENGINE" >&2
     DOCKER_BUILDKIT=1 "$ENGINE" build "${options[@]}" --file docker/Dockerfile --target "$1" \
-        --build-arg "BASE_IMAGE=$BASE_IMAGE" --build-arg "VERSION=$version" \
-        --build-arg "COMMIT=$commit" --tag "$2" .
+        --build-arg "BASE_IMAGE=$BASE_IMAGE" --tag "$2" \
+        --label "org.opencontainers.image.version=$version" \
+        --label "org.opencontainers.image.revision=$commit" .
 }
 build expunge "expunge:$version-python3.11"
 build mlflow "expunge-mlflow:$version"
