@@ -69,18 +69,19 @@ def test_the_user_is_not_root_and_can_write_at_home(inside: Run, image: str) -> 
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_labels_and_health_check(api: Any, image: str) -> None:
-    config = api.images.get(image).attrs["Config"]
-    labels = config["Labels"]
+def test_labels_say_the_version_and_the_commit(api: Any, image: str) -> None:
+    labels = api.images.get(image).labels
     assert labels["org.opencontainers.image.version"] == __version__
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     assert labels["org.opencontainers.image.revision"].partition(",")[0] == commit
-    assert config["Healthcheck"]["Test"][0] == "CMD"
 
 
-def test_the_health_check_passes(api: Any, engine: Run) -> None:
-    command = api.images.get(IMAGE).attrs["Config"]["Healthcheck"]["Test"][1:]
+def test_the_health_check_passes(engine: Run) -> None:
+    told = json.loads(engine("image", "inspect", IMAGE))[0]
+    check = told.get("Healthcheck") or told["Config"]["Healthcheck"]  # Podman's place, and Docker's
+    kind, *command = check["Test"]
+    assert kind == "CMD"
     assert engine("run", "--rm", "--network", "host", IMAGE, *command).strip().endswith(__version__)
 
 
