@@ -165,7 +165,8 @@ def _variables() -> dict[str, str]:
     given["EXPUNGE_HOME"] = str(environment.home())
     given["EXPUNGE_DATA_ROOT"] = str(environment.data_root())
     given["EXPUNGE_CHECKPOINTS"] = str(environment.checkpoint_root())
-    return given | {"TMPDIR": os.environ["TMPDIR"]}
+    # The image's home is not everybody's, and libraries keep caches in it.
+    return given | {"TMPDIR": os.environ["TMPDIR"], "HOME": os.environ["TMPDIR"]}
 
 
 def _check_stores() -> None:

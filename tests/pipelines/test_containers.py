@@ -69,7 +69,8 @@ def test_only_variables_that_concern_a_step_go_in(
     given = containers._variables()
     assert given["EXPUNGE_HOME"] == str(tmp_path / "home")
     assert given.keys() >= {"MLFLOW_TRACKING_URI", "AWS_ACCESS_KEY_ID", "TMPDIR"}
-    assert not given.keys() & {"EXPUNGE_TTY", "GITHUB_TOKEN", "PATH", "HOME"}
+    assert given["HOME"] == given["TMPDIR"] == str(tmp_path)
+    assert not given.keys() & {"EXPUNGE_TTY", "GITHUB_TOKEN", "PATH"}
 
 
 @pytest.mark.parametrize("name", ["EXPUNGE_DATABASE_URL", "MLFLOW_TRACKING_URI"])
