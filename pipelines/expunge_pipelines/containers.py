@@ -6,7 +6,8 @@ is replaced here for as long as a pipeline runs.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,21 @@ from expunge_pipelines.variables import variables
 
 LOCAL, DOCKER = RUNNERS = ("local", "docker")  # each step a process, or a container
 LABEL = "expunge.holder"  # on a container: the process that waits for it (`expunge.holders`)
-OURS = ("EXPUNGE_", "MLFLOW_", "AWS_")  # the variables that a step is to see
+# The variables that a step is to see.
+OURS = ("EXPUNGE_", "MLFLOW_", "AWS_", "CUDA_VISIBLE_DEVICES")
+FILES = (  # those of them that name a file
+    "AWS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+)
 SQLITE = "sqlite:///"
 KILLED = 128 + 9  # the exit code of what a SIGKILL ended
 # The limit of /dev/shm, where decoding workers pass tensors; Docker's 64 MiB are a few batches.
 SHARED_MEMORY = "8g"
+ROOTLESS = "0:0"  # who gave the command, in the containers of an engine that runs as him
 
 
 @contextmanager
@@ -30,14 +41,15 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
 
     `reads` has the data source and the files that the steps read; those that are paths here are
     mounted, read-only, at the same path. EXPUNGE_HOME, the checkpoints and the data sets are, for
-    writing. The user in a container is this one, so that what it writes is his; where that is
-    root, it is the image's own, to whom EXPUNGE_HOME and the checkpoints are handed. The network is
-    this machine's, since MLflow's server may listen on it alone.
+    writing. The user in a container is this one, so that what it writes is his: by his number, or
+    as the 0 that an engine without root maps to him. Where this one is root, it is the image's own,
+    to whom EXPUNGE_HOME and the checkpoints are handed. The network is this machine's, since
+    MLflow's server may listen on it alone.
 
     Raises:
         OperationalError: no engine answers.
-        UserError: the image is not there and cannot be pulled, or a store is a file that the
-            containers do not see.
+        UserError: the image is not there and cannot be pulled, or has no user that root can hand
+            its folders to; or a store is a file that the containers do not see.
     """
     from kfp import local
     from kfp.local import docker_task_handler as handler
@@ -47,8 +59,10 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
     with closing(client):
         _find_image(client)
         _remove_leftovers(client)
-        user = _hand_over(client, [environment.home(), environment.checkpoint_root()])
-        options = {
+        info = client.info()
+        user = _user(client, info)
+        _hand_over(user, [environment.home(), environment.checkpoint_root()])
+        options: dict[str, Any] = {
             "environment": _variables(),
             "user": user,
             "network_mode": "host",
@@ -58,16 +72,14 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
             "security_opt": ["no-new-privileges"],
             "healthcheck": {"test": ["NONE"]},  # the exit code says it
         }
-        info = client.info()
         if "nvidia" in info.get("Runtimes", {}):
             options["runtime"] = "nvidia"
-        if user.split(":")[0] == str(os.getuid()) and "name=rootless" in info["SecurityOptions"]:
-            options["userns_mode"] = "keep-id"
+            options["environment"]["NVIDIA_VISIBLE_DEVICES"] = "all"
 
     def run(*, client: Any, image: str, command: list[str], volumes: Any, **given: Any) -> int:
         mode = next(iter(volumes.values()))["mode"]  # with SELinux' mark where the host has it
         bound = {path: {"bind": path, "mode": mode.replace("rw", how)} for path, how in mounts}
-        _hand_over(client, [environment.home() / "runs"])  # kfp has made folders there since
+        _hand_over(user, [environment.home() / "runs"])  # kfp has made folders there since
         return _run(client, environment.image(), command, volumes=bound, **given)
 
     before = handler.run_docker_container
@@ -83,14 +95,18 @@ def _run(client: Any, image: str, command: list[str], **options: Any) -> int:
     """Run a container to its end, printing what it says; it is gone when this returns or raises."""
     import docker
 
+    # A step may be silent for long, and Podman answers nothing before it says its first word.
+    client.api.timeout = None
     try:
-        container = client.containers.run(image, command, detach=True, **options)
+        # Not `containers.run`: an interrupt between its two calls would leave the step running.
+        container = client.containers.create(image, command, detach=True, **options)
         try:
+            container.start()
             for piece in container.logs(stream=True, follow=True):
                 print(piece.decode(errors="replace"), end="")  # noqa: T201 (the runner's log)
             code = int(container.wait()["StatusCode"])
         finally:
-            container.remove(force=True)
+            container.remove(force=True, v=True)
     except (docker.errors.DockerException, OSError) as error:
         raise OperationalError(f"the container engine could not run a step: {error}") from error
     if code == KILLED:
@@ -103,8 +119,9 @@ def _addresses() -> list[str]:
     if given := os.environ.get("DOCKER_HOST"):
         return [given]
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    paths = ["/var/run/docker.sock", f"{runtime}/podman/podman.sock", "/run/podman/podman.sock"]
-    return [f"unix://{path}" for path in paths]
+    names = ("docker.sock", "podman/podman.sock")
+    paths = ["/var/run/docker.sock", *(f"{runtime}/{name}" for name in names)]
+    return [f"unix://{path}" for path in (*paths, "/run/podman/podman.sock")]
 
 
 def _connect() -> tuple[Any, str]:
@@ -112,7 +129,7 @@ def _connect() -> tuple[Any, str]:
 
     for address in _addresses():
         with suppress(docker.errors.DockerException, OSError):
-            client = docker.DockerClient(base_url=address)
+            client = docker.from_env(environment={**os.environ, "DOCKER_HOST": address})
             client.ping()
             return client, address
     raise OperationalError(
@@ -130,7 +147,7 @@ def _find_image(client: Any) -> None:
     except docker.errors.ImageNotFound:
         try:
             client.images.pull(image)
-        except docker.errors.DockerException as error:
+        except (docker.errors.DockerException, OSError) as error:
             raise UserError(
                 f"the image {image} is not there and cannot be pulled ({error}); `make images` "
                 "builds it, and EXPUNGE_IMAGE names another"
@@ -138,25 +155,43 @@ def _find_image(client: Any) -> None:
 
 
 def _remove_leftovers(client: Any) -> None:
-    """Remove the containers of runs whose process was killed."""
-    for container in client.containers.list(all=True, filters={"label": LABEL}):
+    """Remove the containers of runs whose process was killed; those of others come and go."""
+    import docker
+
+    left = client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+    for container in left:
         if holders.has_ended(container.labels[LABEL]):
-            container.remove(force=True)
+            with suppress(docker.errors.NotFound):  # another run removes it as well
+                container.remove(force=True, v=True)
 
 
-def _hand_over(client: Any, folders: Sequence[Path]) -> str:
-    """The user of the containers. Where this one is root, the folders become the image's user's."""
+def _user(client: Any, info: Mapping[str, Any]) -> str:
+    """`UID:GID` of the steps."""
+    if "name=rootless" in (info.get("SecurityOptions") or ()):
+        return ROOTLESS
     if os.getuid() != 0:
         return f"{os.getuid()}:{os.getgid()}"
-    user = str(client.images.get(environment.image()).attrs["Config"]["User"])
-    uid, _, gid = user.partition(":")
+    given = client.images.get(environment.image()).attrs["Config"].get("User") or "0"
+    if not re.fullmatch(r"[1-9]\d*(:\d+)?", given):
+        raise UserError(
+            f"the image {environment.image()} runs as {given!r}; since this user is root, expected "
+            "one with the number of another user, as USER 10001:0 in a Dockerfile gives it"
+        )
+    uid, _, gid = given.partition(":")
+    return f"{uid}:{gid or 0}"
+
+
+def _hand_over(user: str, folders: Sequence[Path]) -> None:
+    """Where this user is root and that of the containers is not, the folders become his."""
+    if os.getuid() != 0 or user == ROOTLESS:
+        return
+    uid, gid = map(int, user.split(":"))
     for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in (folder, *folder.rglob("*")):
-            with suppress(FileNotFoundError):
-                if path.lstat().st_uid != int(uid):
-                    os.lchown(path, int(uid), int(gid or 0))
-    return user
+        for name, inner, files in os.walk(folder):  # passes over what another run has just removed
+            for path in (Path(name), *(Path(name, entry) for entry in (*inner, *files))):
+                with suppress(FileNotFoundError):
+                    if path.lstat().st_uid != uid:
+                        os.lchown(path, uid, gid)
 
 
 def _variables() -> dict[str, str]:
@@ -188,8 +223,7 @@ def _mounts(reads: Sequence[str]) -> list[tuple[str, str]]:
     for folder in state:
         folder.mkdir(parents=True, exist_ok=True)
     found = {str(folder): "rw" for folder in state}
-    certificates = ("AWS_CA_BUNDLE", "MLFLOW_TRACKING_SERVER_CERT_PATH")
-    for text in (*reads, *(os.environ.get(name, "") for name in certificates)):
+    for text in (*reads, *(os.environ.get(name, "") for name in FILES)):
         path = Path(text.removeprefix("folder:")).expanduser()
         if text and path.is_absolute() and path.exists():
             found.setdefault(str(path), "ro")

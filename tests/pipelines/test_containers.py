@@ -5,6 +5,8 @@ The rest is in `tests/containers`.
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from command import document
@@ -29,6 +31,7 @@ def test_where_an_engine_may_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     assert containers._addresses() == [
         "unix:///var/run/docker.sock",
+        "unix:///run/user/7/docker.sock",
         "unix:///run/user/7/podman/podman.sock",
         "unix:///run/podman/podman.sock",
     ]
@@ -40,10 +43,12 @@ def test_state_is_mounted_for_writing_and_what_is_read_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, weights, bundle = tmp_path / "data", tmp_path / "weights.pth", tmp_path / "ca.pem"
+    profiles = tmp_path / "profiles"
     data.mkdir()
-    weights.touch()
-    bundle.touch()
+    for file in (weights, bundle, profiles):
+        file.touch()
     monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(profiles))
     monkeypatch.setenv("EXPUNGE_CHECKPOINTS", str(tmp_path / "checkpoints"))
     reads = [f"folder:{data}", str(weights), "", "digits", "models:/digits/1", "IMAGENET1K_V1"]
     assert dict(containers._mounts([*reads, str(tmp_path / "missing")])) == {
@@ -53,6 +58,7 @@ def test_state_is_mounted_for_writing_and_what_is_read_is_not(
         str(data): "ro",
         str(weights): "ro",
         str(bundle): "ro",
+        str(profiles): "ro",
     }
     assert (tmp_path / "checkpoints").is_dir()
 
@@ -66,11 +72,50 @@ def test_only_variables_that_concern_a_step_go_in(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
     monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     given = containers._variables()
     assert given["EXPUNGE_HOME"] == str(tmp_path / "home")
     assert given.keys() >= {"MLFLOW_TRACKING_URI", "AWS_ACCESS_KEY_ID", "TMPDIR"}
     assert given["HOME"] == given["TMPDIR"] == str(tmp_path)
+    assert given["CUDA_VISIBLE_DEVICES"] == "1"
     assert not given.keys() & {"EXPUNGE_TTY", "GITHUB_TOKEN", "PATH"}
+
+
+def engine_with(user: str | None) -> Any:
+    """What an engine tells of an image with this user; a recent Docker leaves out none."""
+    config = {} if user is None else {"User": user}
+    image = SimpleNamespace(attrs={"Config": config})
+    return SimpleNamespace(images=SimpleNamespace(get=lambda _: image))
+
+
+def test_the_user_in_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine without root maps its 0 to who runs it; docker-py sends no keep-id."""
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    monkeypatch.setattr(os, "getgid", lambda: 100)
+    client = engine_with("10001:0")
+    assert containers._user(client, {"SecurityOptions": None}) == "1000:100"
+    rootless = {"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"]}
+    assert containers._user(client, rootless) == "0:0"
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert containers._user(client, {}) == "10001:0"
+    assert containers._user(engine_with("7"), {}) == "7:0"
+    for given in (None, "", "0", "0:0", "somebody"):
+        with pytest.raises(UserError, match=r"runs as '(0|0:0|somebody)'; since this user is root"):
+            containers._user(engine_with(given), {})
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root hands over")
+def test_folders_become_the_containers_users(tmp_path: Path) -> None:
+    outside, home = tmp_path / "outside", tmp_path / "home"
+    outside.touch()
+    (home / "runs").mkdir(parents=True)
+    (home / "runs" / "a").touch()
+    (home / "link").symlink_to(outside)
+    containers._hand_over("0:0", [home])
+    assert home.stat().st_uid == 0
+    containers._hand_over("10001:0", [home, tmp_path / "missing"])
+    assert {path.lstat().st_uid for path in (home, *home.rglob("*"))} == {10001}
+    assert outside.stat().st_uid == 0
 
 
 @pytest.mark.parametrize("name", ["EXPUNGE_DATABASE_URL", "MLFLOW_TRACKING_URI"])
