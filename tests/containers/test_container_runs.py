@@ -16,6 +16,8 @@ import pytest
 from kfp import dsl
 
 from expunge import __version__
+from expunge.environment import IMAGE
+from expunge_pipelines import containers
 from expunge_pipelines.local import run_locally
 
 pytestmark = pytest.mark.containers
@@ -81,7 +83,7 @@ def server(engine: Run) -> Iterator[str]:
         except OSError:
             time.sleep(0.5)
     yield address
-    engine("rm", "--force", name.strip())
+    engine("rm", "--force", "--volumes", name.strip())
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +201,23 @@ def test_an_image_that_is_not_there(contained: State) -> None:
     found = document(state, "train", "other", *RECIPE, code=2)
     assert "the image not-there:0 is not there and cannot be pulled" in found["error"]
     assert "make images" in found["error"]
+
+
+def test_a_step_may_be_silent_for_longer_than_an_answer_takes(
+    api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Podman answers nothing before a container's first word; docker-py waits 60 s by default."""
+    api.api.timeout = 2
+    assert containers._run(api, IMAGE, ["sh", "-c", "sleep 4; echo said"]) == 0
+    assert capsys.readouterr().out == "said\n"
+
+
+def test_a_step_reaches_a_folder_of_root(api: Any, tmp_path: Path) -> None:
+    """Where root works in /root, the folders are mounted there."""
+    tmp_path.chmod(0o755)
+    tmp_path.joinpath("read.txt").touch()
+    volumes = {str(tmp_path): {"bind": "/root/work", "mode": "ro"}}
+    assert containers._run(api, IMAGE, ["cat", "/root/work/read.txt"], volumes=volumes) == 0
 
 
 def started(engine: Run, step: str) -> str:
