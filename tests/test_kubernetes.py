@@ -161,6 +161,13 @@ def test_what_the_settings_of_a_cluster_name_is_made_here() -> None:
         assert (MANIFESTS / component / "kustomization.yaml").is_file()
 
 
+def test_no_pod_gets_a_sidecar_of_the_mesh_in_a_profile() -> None:
+    templates = [found["spec"]["template"] for found in [*named("Deployment"), *named("Job")]]
+    assert len(templates) == len(pods())
+    for template in templates:
+        assert template["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+
+
 def test_volumes_that_several_pods_mount_are_shared_ones() -> None:
     modes = {
         found["metadata"]["name"]: found["spec"]["accessModes"]

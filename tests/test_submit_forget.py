@@ -98,9 +98,10 @@ def test_a_cluster_that_refuses_the_pipeline_leaves_no_request(team: KfpServer) 
     assert command(*FORGET, "--classes", "3")[0] == 3
     assert ledger.list_requests("shapes") == []
     team.fail("POST", "/runs", status=403)
-    with pytest.raises(OperationalError, match="could not start the run: HTTP 403"):
+    with pytest.raises(OperationalError, match="could not start the run: HTTP 403") as raised:
         submitting.submit_forget("shapes", "auto", Policy(), ClusterSettings(), classes=["3"])
-    (left,) = ledger.list_requests("shapes")  # for the same command again, or the next schedule
+    (left,) = ledger.list_requests("shapes")
+    assert f"filed all the same: {left.id}, for the same command" in str(raised.value)
     assert document(*FORGET, "--classes", "3")["requests"] == [left.id]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from expunge.config import GateConfig, TrainConfig
-from expunge.errors import RefusedError, UserError
+from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.policy import Policy
 from expunge_pipelines.cluster import connect
 from expunge_pipelines.following import Polled, follow
@@ -95,7 +95,16 @@ def submit_forget(
     if classes:  # when nothing but the run itself can go wrong any more
         asked = _filed(name, classes, policy, reason or "expunge submit forget", by)
         parameters["requests"] = asked
-    return _started(client, "forget", name, version, parameters, settings) | {"requests": asked}
+    try:
+        started = _started(client, "forget", name, version, parameters, settings)
+    except OperationalError as error:
+        if not asked:
+            raise
+        raise OperationalError(
+            f"{error}; filed all the same: {', '.join(asked)}, for the same command or the next "
+            "run to take"
+        ) from error
+    return started | {"requests": asked}
 
 
 def run_status(run: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from k8s_server import Cluster, condition, kill, kubeconfig
+from k8s_server import Cluster, Refused, condition, kill, kubeconfig
 from safetensors.torch import load_file
 from tiny_data import write_tiny
 
@@ -381,6 +381,25 @@ def test_an_api_that_stays_away(
     expected = r"could not look at the TrainJob expunge-\w+ \(HTTP 500: etcd is full\)$"
     with pytest.raises(OperationalError, match=expected):
         waits()
+    assert nothing_left(volume)
+
+
+def test_a_job_whose_answer_was_lost_is_removed(
+    cluster: Cluster,
+    volume: Path,
+    waits: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    create = cluster._create
+
+    def lost(job: dict[str, Any]) -> dict[str, Any]:
+        create(job)
+        raise Refused(504, "the request timed out")
+
+    monkeypatch.setattr(cluster, "_create", lost)
+    with pytest.raises(OperationalError, match=r"could not create .*HTTP 504: the request timed"):
+        waits()
+    assert not cluster.jobs
     assert nothing_left(volume)
 
 

@@ -134,6 +134,7 @@ def test_a_job_comes_and_goes(cluster: Cluster) -> None:
         (404, "404 page not found", "HTTP 404: 404 page not found.*Trainer 2.2 or later has to be"),
         (400, 'strict decoding error: unknown field "spec.runtimePatches"', "Trainer 2.2 or later"),
         (403, "trainjobs is forbidden", "trainjobs is forbidden.; give the pipeline's service acc"),
+        (403, "admission webhook denied the request: no such runtime", r"no such runtime\)$"),
         (401, "Unauthorized", "HTTP 401: Unauthorized.; check the pipeline's service account"),
         (422, "spec.trainer.env: must not have", r"must not have\)$"),
     ],

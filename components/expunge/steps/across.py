@@ -72,9 +72,9 @@ def launch_across(
         records.wrote_folder(folder, "training", classes)
         try:
             run = _prepare(folder, config, dataset)
-            jobs.create(train_job(name, config, on, run, _owner()))
-            logger.info("TrainJob %s: %d nodes of %d", name, config.nodes, config.processes)
-            try:
+            try:  # a job whose answer was lost may be there all the same
+                jobs.create(train_job(name, config, on, run, _owner()))
+                logger.info("TrainJob %s: %d nodes of %d", name, config.nodes, config.processes)
                 report = _follow(jobs, name, run, on_epoch)
             finally:
                 _end(jobs, name)

@@ -21,6 +21,7 @@ REMEDIES = {
     401: "; check the pipeline's service account",
     403: "; give the pipeline's service account the rights to create, get and delete trainjobs",
 }
+DENIED = "denied the request"  # by a webhook, which gives its reason: the rights are there
 TRAINER = "; Kubeflow Trainer 2.2 or later has to be installed"
 
 
@@ -137,6 +138,8 @@ def _errors(doing: str, remedies: dict[int, str] | None = None) -> Iterator[None
         status = getattr(error, "status", None) or 0
         said = " ".join((_message(error) or str(error)).split())[:LONGEST]
         remedy = (REMEDIES | (remedies or {})).get(status, "")
+        if DENIED in said:
+            remedy = ""
         code = f"HTTP {status}: " if status else ""
         raise OperationalError(
             f"the Kubernetes API could not {doing} ({code}{said}){remedy}"
