@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What runs containers here. To be sourced: find_engine sets ENGINE to docker or podman, find_base
-# sets BASE_IMAGE, and both say on stderr what they do. Bash.
+# sets BASE_IMAGE, and both say on stderr what they do. The folder that find_engine is given keeps
+# Podman's settings, and lives as long as they are needed. Bash.
 
 # Docker where its engine answers, Podman otherwise.
 find_engine() {
@@ -8,7 +9,7 @@ find_engine() {
         ENGINE=docker
     elif command -v podman > /dev/null; then
         ENGINE=podman
-        configure_podman
+        configure_podman "${1:-}"
     else
         echo "no container engine: install Docker or Podman" >&2
         return 1
@@ -17,7 +18,7 @@ find_engine() {
 
 # Whether the engine runs a container at all: many a sandbox has one that cannot.
 usable_engine() {
-    find_engine && find_base && "$ENGINE" run --rm --network host "$BASE_IMAGE" true
+    find_engine "${1:-}" && find_base && "$ENGINE" run --rm --network host "$BASE_IMAGE" true
 }
 
 # Podman asks for limits and for a cgroup manager that root in a sandbox may not have.
@@ -28,7 +29,7 @@ configure_podman() {
     if [ "$files" = unlimited ]; then files=1048576; fi
     # Podman itself takes 32768 processes, and what it starts cannot have more.
     if [ "$processes" = unlimited ] || [ "$processes" -gt 32768 ]; then processes=32768; fi
-    CONTAINERS_CONF=$(mktemp --tmpdir containers-XXXXXX.conf)
+    CONTAINERS_CONF=$(mktemp --tmpdir="$1" containers-XXXXXX.conf)
     export CONTAINERS_CONF
     {
         echo "[containers]"
@@ -57,12 +58,16 @@ find_base() {
 
 make_base() {
     local work root
-    command -v debootstrap > /dev/null || install_from_debian debootstrap || return 1
+    command -v debootstrap > /dev/null || install_from_debian debootstrap || {
+        echo "that takes debootstrap, which root can install" >&2
+        return 1
+    }
     work=$(mktemp --directory --tmpdir expunge-base-XXXXXX) root=$work/root
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" \
         > "$work/log" 2>&1 || { tail -3 "$work/log" >&2; rm -r "$work"; return 1; }
     rm -r "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* "$root"/usr/share/doc
-    tar --create --directory "$root" . | "$ENGINE" import --quiet - "$1" > /dev/null || return 1
+    tar --create --directory "$root" . | "$ENGINE" import - "$1" > /dev/null \
+        || { rm -r "$work"; return 1; }
     rm -r "$work"
 }
 

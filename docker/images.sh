@@ -6,15 +6,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . docker/engine.sh
-find_engine
+secrets=$(mktemp --directory)
+trap 'rm -r "$secrets"' EXIT
+find_engine "$secrets"
 find_base
 
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' components/expunge/__init__.py)
 commit=$(git rev-parse HEAD 2> /dev/null || echo unknown)
 [ -z "$(git status --porcelain 2> /dev/null)" ] || commit="$commit, changed"
 
-secrets=$(mktemp --directory)
-trap 'rm -r "$secrets"' EXIT
 certificates=${PIP_CERT:-${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}}
 echo "[global]" > "$secrets/pip.conf"
 options=(--secret "id=pip.conf,src=$secrets/pip.conf")
