@@ -161,9 +161,10 @@ def run_locally(
             f"the steps cannot run in {root} ({error}); check the disk, its space and its "
             "permissions"
         ) from error
-    shutil.rmtree(work, ignore_errors=True)
-    with suppress(ExpungeError):  # the pipeline is over; a ledger that is down is no failure of it
-        ledger.note_removed(str(work))
+    with suppress(OSError):  # somebody else has removed it
+        _keep_the_log(work)
+    if not (work / HOLDER).exists():
+        shutil.rmtree(work, ignore_errors=True)
     return LocalRun(log.seconds, time.monotonic() - since)
 
 
@@ -177,11 +178,14 @@ def _only_the_log_stays(work: Path) -> Iterator[None]:
 
 
 def _keep_the_log(work: Path) -> None:
-    (work / HOLDER).unlink(missing_ok=True)
     for entry in work.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
-    with suppress(ExpungeError):  # what failed may be the ledger
+    if any(entry.is_dir() for entry in work.iterdir()):
+        return  # somebody writes here still, and a later run tries again
+    # Last: by this mark a later run finds what is left by a process that is killed here.
+    (work / HOLDER).unlink(missing_ok=True)
+    with suppress(ExpungeError):  # a ledger that is down is no failure of the pipeline
         ledger.note_removed(str(work))
 
 

@@ -1,6 +1,7 @@
 """The local runner: what it reads from the steps, and what it leaves behind."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from kfp import dsl
 
 from expunge import environment
 from expunge.errors import DataError, OperationalError, UserError
-from expunge_pipelines.local import StepLog, run_locally
+from expunge_pipelines.local import HOLDER, StepLog, remove_leftovers, run_locally
 
 
 @dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
@@ -115,6 +116,24 @@ def test_no_step_starts_after_one_that_failed() -> None:
 def test_a_step_that_is_killed_names_its_log() -> None:
     with pytest.raises(OperationalError, match=r"step dies failed.*its log is .*log\.txt"):
         run_locally(killed, {"text": ""})
+
+
+def test_what_a_clean_up_left_that_was_killed_is_removed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_locally(bad, {"text": "a.png"})
+    (work,) = runs()
+    assert (work / "outputs").is_dir()
+    assert (work / HOLDER).exists()
+    (work / HOLDER).write_text("ended")
+    remove_leftovers()
+    assert [path.name for path in work.iterdir()] == ["log.txt"]
 
 
 def test_a_step_cleans_up_when_the_command_alone_is_interrupted(tmp_path: Path) -> None:
