@@ -129,7 +129,7 @@ def test_what_a_clean_up_left_that_was_killed_is_removed_by_the_next(
         with pytest.raises(KeyboardInterrupt):
             run_locally(bad, {"text": "a.png"})
     (work,) = runs()
-    assert (work / "outputs").is_dir()
+    assert (work / "tmp").is_dir()
     assert (work / HOLDER).exists()
     (work / HOLDER).write_text("ended")
     remove_leftovers()
