@@ -12,7 +12,7 @@ from kfp.dsl import PipelineConfig, PipelineTask
 
 from expunge.environment import PIPELINE_RUN
 from expunge.steps import trainjob
-from expunge_pipelines.settings import ClusterSettings, Retries
+from expunge_pipelines.settings import CHECKPOINT_FOLDER, ClusterSettings, Retries
 from expunge_pipelines.tasks import Resources, Toleration
 
 Place = Callable[[PipelineTask], PipelineTask]
@@ -32,7 +32,7 @@ MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_
 DATABASE_KEYS = ("EXPUNGE_DATABASE_URL",)
 
 CHECKPOINTS = "EXPUNGE_CHECKPOINTS"
-CHECKPOINT_FOLDER = "/checkpoints"  # where the claim is mounted
+DATA_ROOT = "EXPUNGE_DATA_ROOT"
 TRAINING = "train"  # the one task with checkpoints
 # What it asks for itself where Kubeflow Trainer trains, and it copies files and waits.
 WAITING: dict[str, Any] = {
@@ -69,6 +69,9 @@ def on_cluster(settings: ClusterSettings = ClusterSettings()) -> Place:  # noqa:
         if name == TRAINING and settings.checkpoints_claim and not trainer:
             kubernetes.mount_pvc(task, settings.checkpoints_claim, CHECKPOINT_FOLDER)
             task.set_env_variable(CHECKPOINTS, CHECKPOINT_FOLDER)
+        if wanted.files and settings.data.claim:  # kfp 2.17 cannot mount it to be only read
+            kubernetes.mount_pvc(task, settings.data.claim, settings.data.path)
+            task.set_env_variable(DATA_ROOT, settings.data.path)
         return task
 
     return place

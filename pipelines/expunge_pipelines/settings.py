@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from expunge.steps.trainjob import Cluster
+from expunge.steps.trainjob import MOUNT, Cluster
 from expunge_pipelines import settings_checks as checks
 from expunge_pipelines.settings_file import Section, read_file
 from expunge_pipelines.tasks import DAY, RESOURCES, Resources, Toleration
@@ -17,6 +17,14 @@ from expunge_pipelines.tasks import DAY, RESOURCES, Resources, Toleration
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 OPERATORS = ("Equal", "Exists")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+CHECKPOINT_FOLDER = "/checkpoints"  # where the claim of the checkpoints is mounted
+# What a pod has already: our volumes and image, the system, and KFP's volumes.
+TAKEN = (
+    *(CHECKPOINT_FOLDER, MOUNT, "/opt/expunge", "/home/expunge"),
+    *("/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/usr"),
+    *("/tmp", "/var", "/kfp", "/kfp-launcher", "/gcs", "/s3", "/minio", "/oci"),  # noqa: S108
+    *("/.cache", "/.config", "/.local"),
+)
 LONGEST_PAUSE = DAY  # a pause that doubles, or a factor of 10, grows beyond any use
 
 
@@ -62,6 +70,9 @@ class Ttl:
 class Retries:
     """Pauses before each retry, in seconds: `backoff`, then `factor` times the one before.
 
+    A retry follows a pod that failed or was evicted. It follows none that was deleted with its
+    node: KFP 2.17 compiles to Argo's policy OnFailure, for which that is an error and no failure.
+
     `within` seconds of its first start a task is over, whichever attempt it is at; None is what
     all of its attempts may take together.
     """
@@ -78,6 +89,14 @@ class Retries:
         """The seconds that all attempts of a task may take, with the pauses between them."""
         pauses = sum(self.pause(number) for number in range(task.retries))
         return (task.retries + 1) * task.timeout_seconds + pauses
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """A volume with data and weights, for the steps that read files, and where they find it."""
+
+    claim: str = ""
+    path: str = "/data"
 
 
 @dataclass(frozen=True)
@@ -105,6 +124,7 @@ class ClusterSettings:
     deadline: int | None = None
     retries: Retries = field(default_factory=Retries)
     checkpoints_claim: str = ""
+    data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tasks: Mapping[str, Resources] = field(default_factory=lambda: RESOURCES)
 
@@ -119,6 +139,7 @@ def read_settings(path: str) -> ClusterSettings:
         return ClusterSettings()
     top = read_file(path)
     claim = top.section("checkpoints")
+    training, data = top.section("training"), top.section("data")
     retries, count = _retries(top.section("retries"))
     gpu = None if top.is_off("gpu") else _gpu(top.section("gpu"))
     settings = ClusterSettings(
@@ -135,11 +156,18 @@ def read_settings(path: str) -> ClusterSettings:
         deadline=top.take("deadline", checks.duration, None),
         retries=retries,
         checkpoints_claim=claim.take("claim", checks.name, ""),
-        training=_training(top.section("training")),
+        data=_data(data),
+        training=_training(training),
         tasks=_tasks(top, gpu, retries, count),
     )
     claim.close()
     top.close()
+    if settings.data.claim in {settings.checkpoints_claim, settings.training.claim} - {""}:
+        data.refuse(
+            "claim",
+            f"is {settings.data.claim!r}, which checkpoints or training has too, and KFP mounts a "
+            "claim into a pod once; name another",
+        )
     return settings
 
 
@@ -189,6 +217,17 @@ def _retries(section: Section) -> tuple[Retries, int | None]:
     )
     section.close()
     return retries, count
+
+
+def _data(section: Section) -> DataSettings:
+    data = DataSettings(
+        claim=section.take("claim", checks.name, ""),
+        path=section.take("path", checks.folder_beside(*TAKEN), DataSettings.path),
+    )
+    section.close()
+    if data.path != DataSettings.path and not data.claim:
+        section.refuse("path", "is set without claim; name the volume that has the data")
+    return data
 
 
 def _training(section: Section) -> TrainingSettings:

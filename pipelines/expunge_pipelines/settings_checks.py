@@ -20,6 +20,7 @@ _SIZES: dict[str, int] = {
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # RFC 1123
 _DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"  # a label's value, or its key's name
+_PATH_PART = r"(?!\.\.?$)[-A-Za-z0-9_.]+"
 _COMPONENT = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
     r"((?P<host>[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:[0-9]{1,5})?)/)?"
@@ -131,6 +132,26 @@ def whole(lowest: int, highest: int) -> Callable[[Any], int]:
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
             raise ValueError(f"a whole number from {lowest} to {highest}")
         return value
+
+    return check
+
+
+def folder_beside(*taken: str) -> Callable[[Any], str]:
+    """The absolute path of a folder that is none of some, lies in none and has none in it."""
+
+    def check(value: Any) -> str:
+        parts = value.split("/")[1:] if isinstance(value, str) and value.startswith("/") else []
+        if not parts or not all(re.fullmatch(_PATH_PART, part) for part in parts):
+            raise ValueError(
+                "an absolute path of letters, digits, '-', '_' and '.', without a slash at its end,"
+                " such as /data"
+            )
+        for folder in taken:
+            if f"{value}/".startswith(f"{folder}/") or f"{folder}/".startswith(f"{value}/"):
+                raise ValueError(
+                    f"another path, such as /data: a step has something else at {folder}"
+                )
+        return str(value)
 
     return check
 

@@ -82,15 +82,12 @@ def train(
 ) -> int:
     """Train a new version of model NAME on the cluster, as `expunge train` does here.
 
-    --without takes indices. What an erased class forbids, the run finds out itself.
+    --without takes indices. What an erased class forbids, the run finds out itself. A path, for
+    --data folder:PATH, --weights or --init-from, is one on the volume that the settings name under
+    data.
     """
     from expunge_pipelines import submitting
 
-    for path in submitting.mounted_paths(source, config):
-        click.echo(
-            f"expunge: warning: {path} has to be there in the pods, on a volume that they mount",
-            err=True,
-        )
     started = submitting.submit_train(
         name,
         source,

@@ -1,6 +1,7 @@
 """What `expunge submit` does, without printing: check the request, start a run on the cluster."""
 
 import os
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from expunge.policy import Policy
 from expunge_pipelines.cluster import connect
 from expunge_pipelines.following import Polled, follow
 from expunge_pipelines.runs import check_id, read_run, start_run
-from expunge_pipelines.settings import ClusterSettings
+from expunge_pipelines.settings import ClusterSettings, DataSettings
 from expunge_pipelines.versions import forget_parameters, uploaded_version
 
 # Where the team's ledger and registry are; a file on this machine is none of theirs.
@@ -45,7 +46,7 @@ def submit_train(
 
     check_model_name(check_name(name))
     check_known(source, image_size, config.arch)
-    mounted_paths(source, config)
+    check_paths(source, config, settings.data)
     _check_spread(config, settings)
     recipe = {field: getattr(config, field) for field in TrainConfig.__dataclass_fields__}
     parameters = {
@@ -134,11 +135,11 @@ def follow_run(
     return follow(connect(), id_, timeout=timeout, on_poll=on_poll, on_lost=on_lost)
 
 
-def mounted_paths(source: str, config: TrainConfig) -> list[str]:
-    """The paths that a training names, each of which has to be mounted into the pods.
+def check_paths(source: str, config: TrainConfig, mounted: DataSettings) -> None:
+    """Check that every path that a training names is one on the volume that its pods mount.
 
     Raises:
-        UserError: one of them means something on this machine only.
+        UserError: one of them means something on this machine only, or lies beside the volume.
     """
     kind, _, folder = source.partition(":")
     named = {"--data": folder if kind == "folder" else ""}
@@ -152,15 +153,26 @@ def mounted_paths(source: str, config: TrainConfig) -> list[str]:
     for option, path in named.items():
         if path and not path.startswith("/"):
             instead = {
-                "--data": "give folder:/ABSOLUTE/PATH on a volume that the pods mount, or s3://...",
-                "--weights": "give an absolute path on a volume that the pods mount",
+                "--data": "give folder:/ABSOLUTE/PATH on the volume that the pods mount, or s3://...",
+                "--weights": "give an absolute path on the volume that the pods mount",
                 "--init-from": "give models:/NAME/VERSION, or an absolute path on such a volume",
             }
             raise UserError(
                 f"{option} names {path!r}, which lies on this machine and not in the cluster's "
                 f"pods; {instead[option]}"
             )
-    return [path for path in named.values() if path]
+        inside = mounted.claim and f"{posixpath.normpath(path)}/".startswith(f"{mounted.path}/")
+        if path and not inside:
+            raise UserError(
+                f"{option} names {path!r}, and the pods "
+                + (
+                    f"have the volume of claim {mounted.claim} at {mounted.path}; give a path "
+                    "there, or change data: in the file that --cluster names"
+                    if mounted.claim
+                    else "mount no volume with data; name its claim under data: in the file that "
+                    f"--cluster names, and give a path below its path, such as {mounted.path}"
+                )
+            )
 
 
 def _started(

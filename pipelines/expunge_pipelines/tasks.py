@@ -32,6 +32,7 @@ class Resources:
     cached: bool = False
     s3: bool = False
     mlflow: bool = False
+    files: bool = False  # it reads what a user names by a path: data, or weights
     ledger: bool = True  # most steps record what they write
     retries: int = 2
     timeout_seconds: int = HOUR
@@ -40,7 +41,7 @@ class Resources:
 
 
 RESOURCES: Mapping[str, Resources] = {
-    "prepare-data": Resources("2", "8Gi", s3=True),
+    "prepare-data": Resources("2", "8Gi", s3=True, files=True),
     "train": Resources(
         "4",
         "16Gi",
@@ -48,14 +49,15 @@ RESOURCES: Mapping[str, Resources] = {
         shared_memory="8Gi",
         cached=True,
         s3=True,  # a model to start from may lie there
+        files=True,
         mlflow=True,
         retries=5,  # with checkpoints on a volume it resumes from its last epoch
         timeout_seconds=7 * DAY,
     ),
-    "plan-training": Resources("1", "2Gi", mlflow=True, s3=True),
+    "plan-training": Resources("1", "2Gi", mlflow=True, s3=True, files=True),
     "claim-requests": Resources("1", "4Gi", mlflow=True, s3=True),
     "load-oracles": Resources("1", "4Gi", mlflow=True, s3=True),
-    "find-oracle": Resources("1", "2Gi", mlflow=True, s3=True),
+    "find-oracle": Resources("1", "2Gi", mlflow=True, s3=True, files=True),
     "keep-oracle": Resources("1", "4Gi", mlflow=True, s3=True),
     "compute-fim": Resources("2", "8Gi", gpus=1, cached=True),
     "perturb": Resources("2", "8Gi", gpus=1, cached=True),
@@ -65,6 +67,7 @@ RESOURCES: Mapping[str, Resources] = {
     "record": Resources("1", "2Gi", mlflow=True, s3=True),
     "register": Resources("1", "4Gi", mlflow=True, s3=True),
     "promote": Resources("1", "2Gi", mlflow=True, s3=True),
-    # As often as a pod can be lost: what it does not settle waits for the lease to run out.
+    # More often than others: what it does not settle waits for the lease to run out. That happens
+    # all the same where its pod is deleted with the node, which KFP 2.17 does not try again.
     "close-requests": Resources("1", "2Gi", mlflow=True, s3=True, retries=5),
 }

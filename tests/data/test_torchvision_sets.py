@@ -1,9 +1,11 @@
 import hashlib
 import pickle
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from disks import mounted
 
 from expunge.artifacts import load_arrays
 from expunge.config import PrepareDataConfig
@@ -68,6 +70,21 @@ def test_cifar_pixels_keep_their_places(tmp_path: Path, monkeypatch: pytest.Monk
     assert labels.tolist() == [2, 0, 1]
     assert info.class_names == ("plane", "car", "bird")
     assert info.splits["test"].counts == (0, 1, 0)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_set_that_is_there_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may lie on a volume that nobody here may write."""
+    with mounted(tmp_path / "root", 4) as root:
+        write_cifar(root, monkeypatch)
+        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+        with pytest.raises(OSError, match="Read-only"):
+            (root / "new").touch()
+        info = write_torchvision(PrepareDataConfig("cifar10", root), tmp_path / "out")
+        assert info.splits["train"].counts == (1, 1, 1)
+        expected = rf"mnist is not in {root}/.* cannot be downloaded .*Read-only.* EXPUNGE_DATA_"
+        with pytest.raises(DataError, match=expected):
+            write_torchvision(PrepareDataConfig("mnist", root), tmp_path / "out")
 
 
 @pytest.mark.usefixtures("no_network")

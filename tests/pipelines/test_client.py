@@ -18,8 +18,15 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 from expunge.errors import OperationalError
 from expunge.ops import IMAGE, STEPS
 from expunge_pipelines.client import KINDS, compile_all, compile_pipeline
-from expunge_pipelines.resources import CHECKPOINT_FOLDER, CHECKPOINTS
-from expunge_pipelines.settings import ClusterSettings, Secrets, read_settings
+from expunge_pipelines.resources import CHECKPOINTS, DATA_ROOT
+from expunge_pipelines.settings import (
+    CHECKPOINT_FOLDER,
+    ClusterSettings,
+    DataSettings,
+    Secrets,
+    TrainingSettings,
+    read_settings,
+)
 from expunge_pipelines.tasks import DAY, HOUR, MINUTE, RESOURCES
 
 DATABASE_SECRET, MLFLOW_SECRET, S3_SECRET = Secrets.database, Secrets.mlflow, Secrets.s3
@@ -174,14 +181,41 @@ def test_a_training_gets_what_its_table_says(site: Path) -> None:
     assert given["resourceMemoryRequest"] == "96Gi"
     assert kubernetes["activeDeadlineSeconds"] == str(2 * DAY)
     assert [mount["sizeLimit"] for mount in kubernetes["emptyDirMounts"]] == ["32Gi"]
-    (mount,) = kubernetes["pvcMount"]
-    assert (mount["constant"], mount["mountPath"]) == ("expunge-checkpoints", CHECKPOINT_FOLDER)
-    assert container["env"] == [{"name": CHECKPOINTS, "value": CHECKPOINT_FOLDER}]
+    mounts = [(mount["constant"], mount["mountPath"]) for mount in kubernetes["pvcMount"]]
+    assert mounts == [("expunge-checkpoints", CHECKPOINT_FOLDER), ("images", "/mnt/images")]
+    assert container["env"] == [
+        {"name": CHECKPOINTS, "value": CHECKPOINT_FOLDER},
+        {"name": DATA_ROOT, "value": "/mnt/images"},
+    ]
     container, kubernetes = found["record"]
     assert container["resources"]["resourceCpuRequest"] == "1"
     assert kubernetes["activeDeadlineSeconds"] == str(HOUR)
     assert "pvcMount" not in kubernetes
     assert "env" not in container
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_what_reads_files_has_the_volume_with_data(name: str, bare: Path, site: Path) -> None:
+    readers = {"prepare-data", "plan-training", "find-oracle", "train"}
+    for step, container, kubernetes in executors(site / f"{name}.yaml"):
+        claims = [mount["constant"] for mount in kubernetes.get("pvcMount", [])]
+        variables = {row["name"]: row["value"] for row in container.get("env", [])}
+        assert ("images" in claims) == (step in readers)
+        assert variables.get(DATA_ROOT) == ("/mnt/images" if step in readers else None)
+    assert DATA_ROOT not in str([list(row) for row in executors(bare / f"{name}.yaml")])
+
+
+def test_the_steps_of_a_training_over_nodes_have_the_volume_with_data_too(tmp_path: Path) -> None:
+    settings = ClusterSettings(data=DataSettings("images"), training=TrainingSettings("shared"))
+    compile_pipeline("train", tmp_path / "train.yaml", settings)
+    told = {step: row["pvcMount"] for step, _, row in executors(tmp_path / "train.yaml")
+            if "pvcMount" in row}  # fmt: skip
+    claims = {step: [mount["constant"] for mount in rows] for step, rows in told.items()}
+    assert claims == {
+        "plan-training": ["images"],
+        "prepare-data": ["images"],
+        "train": ["shared", "images"],
+    }
 
 
 @pytest.mark.parametrize("name", PIPELINES)

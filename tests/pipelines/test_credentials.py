@@ -11,6 +11,7 @@ from compiled import documents, executors
 from expunge_pipelines.client import KINDS, compile_all
 from expunge_pipelines.resources import (
     CHECKPOINTS,
+    DATA_ROOT,
     DATABASE_KEYS,
     MLFLOW_KEYS,
     MLFLOW_LOGIN,
@@ -45,7 +46,7 @@ def references(file: Path) -> set[tuple[str, str]]:
                 assert not named, f"{named} at {path}"
             assert not re.search(r"://[^\s/@]*:[^\s/@]+@", str(value)), f"a login at {path}"
     for step, container, kubernetes in executors(file):
-        assert {row["name"] for row in container.get("env", [])} <= {CHECKPOINTS}, step
+        assert {row["name"] for row in container.get("env", [])} <= {CHECKPOINTS, DATA_ROOT}, step
         for secret in kubernetes.get("secretAsEnv", []):
             for pair in secret["keyToEnv"]:
                 assert pair["envVar"] == pair["secretKey"]

@@ -12,6 +12,7 @@ from expunge.errors import UserError
 from expunge.ops import IMAGE, STEPS
 from expunge_pipelines.settings import (
     ClusterSettings,
+    DataSettings,
     Gpu,
     Retries,
     RunAs,
@@ -24,8 +25,9 @@ from expunge_pipelines.tasks import DAY, HOUR, RESOURCES, Resources, Toleration
 EXAMPLE = Path(__file__).parents[2] / "docker" / "cluster.yaml"
 DIGEST = "0123456789abcdef" * 4
 IMAGE_ERROR = "an image with its tag or digest, NAME:TAG or NAME@sha256:DIGEST"
-KEYS = "checkpoints, deadline, gpu, image, image_pull_policy, "
+KEYS = "checkpoints, data, deadline, gpu, image, image_pull_policy, "
 SIZE_ERROR = "a whole number and one of Ki, Mi, Gi, Ti, Pi, Ei, M, G, T, P, E, such as 8Gi"
+PATH_ERROR = "an absolute path of letters, digits, '-', '_' and '.', without a slash at its end"
 TIME_ERROR = "a whole number and one of s, m, h, d, such as 90s or 2h"
 CREDENTIAL = "this looks like a credential; put it into a Kubernetes secret, and name that"
 
@@ -101,6 +103,7 @@ def test_every_key_is_taken(file: Path) -> None:
         deadline: 4d
         retries: {{count: 1, backoff: 5s, factor: 1, within: 8d}}
         checkpoints: {{claim: volume}}
+        data: {{claim: images, path: /mnt/data_2/images.old}}
         training: {{}}
         tasks:
           train:
@@ -134,6 +137,7 @@ def test_every_key_is_taken(file: Path) -> None:
         deadline=4 * DAY,
         retries=Retries(backoff=5, factor=1, within=8 * DAY),
         checkpoints_claim="volume",
+        data=DataSettings("images", "/mnt/data_2/images.old"),
         tasks={
             **usual,
             "train": dataclasses.replace(
@@ -202,6 +206,29 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
         ("checkpoints: {claim: -a}", "line 1: checkpoints.claim is '-a'; expected the name of a"),
         ("checkpoints: {claim: no}", "line 1: checkpoints.claim is false; expected the name of a"),
         ("checkpoints: volume", "line 1: checkpoints is 'volume'; expected keys and values"),
+        # the volume with data
+        ("data: {claim: A}", "line 1: data.claim is 'A'; expected the name of a Kubernetes object"),
+        ("data: {path: /a}", "line 1: data.path is set without claim; name the volume that has"),
+        ("data: {claims: a}", "line 1: data.claims is unknown; expected claim, path"),
+        ("data: {claim: a, path: data}", f"line 1: data.path is 'data'; expected {PATH_ERROR}"),
+        ("data: {claim: a, path: /}", f"data.path is '/'; expected {PATH_ERROR}"),
+        ("data: {claim: a, path: /a/}", f"data.path is '/a/'; expected {PATH_ERROR}"),
+        ("data: {claim: a, path: /a/../b}", f"data.path is '/a/../b'; expected {PATH_ERROR}"),
+        ("data: {claim: a, path: '/a:b'}", f"data.path is '/a:b'; expected {PATH_ERROR}"),
+        ("data: {claim: a, path: [/a]}", f"data.path is ['...']; expected {PATH_ERROR}"),
+        (
+            "data:\n  claim: a\n  path: /checkpoints",
+            "line 3: data.path is '/checkpoints'; expected another path, such as /data: a step has "
+            "something else at /checkpoints",
+        ),
+        ("data: {claim: a, path: /mnt}", "another path, such as /data: a step has something else"),
+        ("data: {claim: a, path: /dev/shm}", "a step has something else at /dev"),
+        ("data: {claim: a, path: /home/expunge/data}", "something else at /home/expunge"),
+        (
+            "checkpoints: {claim: a}\ndata: {claim: a}",
+            "line 2: data.claim is 'a', which checkpoints or training has too, and KFP mounts a",
+        ),
+        ("training: {claim: a}\ndata: {claim: a}", "line 2: data.claim is 'a', which checkpoints"),
         ("secrets:\n  s4: a", "line 2: secrets.s4 is unknown; expected database, mlflow, s3"),
         # memory, CPUs and GPUs
         (

@@ -14,8 +14,8 @@ from expunge.config import GateConfig, TrainConfig
 from expunge.errors import OperationalError
 from expunge.policy import Policy
 from expunge_pipelines.client import compile_pipeline
-from expunge_pipelines.settings import ClusterSettings, TrainingSettings
-from expunge_pipelines.submitting import mounted_paths, submit_forget, submit_train
+from expunge_pipelines.settings import ClusterSettings, DataSettings, TrainingSettings
+from expunge_pipelines.submitting import check_paths, submit_forget, submit_train
 
 pytest_plugins = ["kfp_server"]
 
@@ -246,8 +246,8 @@ def test_a_mistake_asks_no_server(arguments: list[str], said: str, server: KfpSe
             "folder:data/birds",
             "--data names 'data/birds', which lies on this machine and",
         ),
-        ("--data", "folder:~/birds", "give folder:/ABSOLUTE/PATH on a volume that the pods mount"),
-        ("--weights", "resnet.pth", "pods; give an absolute path on a volume that"),
+        ("--data", "folder:~/birds", "give folder:/ABSOLUTE/PATH on the volume that the pods"),
+        ("--weights", "resnet.pth", "pods; give an absolute path on the volume that"),
         ("--weights", "./resnet", "--weights names './resnet'"),
         (
             "--init-from",
@@ -262,16 +262,47 @@ def test_a_path_of_this_machine(option: str, path: str, said: str, server: KfpSe
     assert said in err
 
 
-def test_a_path_that_the_pods_have_to_mount(server: KfpServer) -> None:
-    arguments = ["--data", "folder:/data/birds", "--init-from", "/models/old.pth"]
-    code, out, err = command(*TRAIN, *arguments, "--json")
-    assert code == 0
-    assert json.loads(out)["state"] == "PENDING"
-    assert err.splitlines() == [
-        f"expunge: warning: {path} has to be there in the pods, on a volume that they mount"
-        for path in ("/data/birds", "/models/old.pth")
-    ]
-    assert sent(server)["source"] == "folder:/data/birds"
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    """The file of settings that name a volume with data."""
+    (tmp_path / "cluster.yaml").write_text("data: {claim: images, path: /mnt/images}")
+    return str(tmp_path / "cluster.yaml")
+
+
+def test_a_path_on_the_volume_that_the_pods_mount(images: str, server: KfpServer) -> None:
+    data, start = "folder:/mnt/images/birds", "/mnt/images/models/../old.pth"
+    code, out, err = command(*TRAIN, "--cluster", images, "--data", data, "--init-from", start)
+    assert (code, err) == (0, "")
+    assert "has started" in out
+    assert (sent(server)["source"], sent(server)["init_from"]) == (data, start)
+    (content,) = server.contents.values()
+    assert b"mountPath: /mnt/images\n" in content
+    whole = DataSettings("images")
+    check_paths("folder:/data", TrainConfig("resnet18", weights="/data/w.pth"), whole)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ["--data", "folder:/data/birds"],
+        ["--data", "folder:/mnt/images-2"],
+        ["--data", "folder:/mnt/images/../other"],
+        ["--data", "folder:/mnt"],
+        ["--weights", "/models/own.pth"],
+        ["--init-from", "/checkpoints/old.pth"],
+    ],
+)
+def test_a_path_that_no_pod_mounts(place: list[str], images: str, server: KfpServer) -> None:
+    code, _, err = command(*TRAIN, *place)
+    named = f"{place[0]} names {place[1].removeprefix('folder:')!r}, and the pods "
+    assert code == 2
+    assert f"{named}mount no volume with data; name its claim under data: in the file" in err
+    code, _, err = command(*TRAIN, *place, "--cluster", images)
+    assert (code, server.requests) == (2, [])
+    assert (
+        f"{named}have the volume of claim images at /mnt/images; give a path there, or change "
+        "data: in the file that --cluster names" in err
+    )
 
 
 def test_what_a_pod_finds_without_a_volume() -> None:
@@ -279,7 +310,7 @@ def test_what_a_pod_finds_without_a_volume() -> None:
         TrainConfig("resnet18", weights="IMAGENET1K_V1"),
         TrainConfig("mlp", init_from="models:/digits/1"),
     ):
-        assert mounted_paths("s3://bucket/birds", config) == []
+        check_paths("s3://bucket/birds", config, DataSettings())
 
 
 def test_a_training_over_several_nodes(server: KfpServer) -> None:
