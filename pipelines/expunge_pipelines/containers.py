@@ -167,7 +167,8 @@ def _remove_leftovers(client: Any) -> None:
 
 def _user(client: Any, info: Mapping[str, Any]) -> str:
     """`UID:GID` of the steps."""
-    if "name=rootless" in (info.get("SecurityOptions") or ()):
+    # Podman's word for an engine without root, and Docker's.
+    if info.get("Rootless") or "name=rootless" in (info.get("SecurityOptions") or ()):
         return ROOTLESS
     if os.getuid() != 0:
         return f"{os.getuid()}:{os.getgid()}"

@@ -177,8 +177,9 @@ def looking(text: str) -> None:
 
 
 def test_a_step_is_not_root_and_sees_what_it_needs(
-    engine: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    user = containers._user(api, api.info())
     home, data = tmp_path / "home", tmp_path / "data"
     data.mkdir()
     data.joinpath("read.txt").write_text("there")
@@ -187,7 +188,8 @@ def test_a_step_is_not_root_and_sees_what_it_needs(
     monkeypatch.setenv("UNRELATED_SECRET", "x")
     run_locally(looking, {"text": str(data)}, runner="docker", reads=[f"folder:{data}"])
     seen = json.loads((home / "seen.json").read_text())
-    assert seen["uid"] != 0
+    assert seen["uid"] == int(user.partition(":")[0])
+    assert seen["uid"] != 0 or user == containers.ROOTLESS
     assert seen["capabilities"] == ["0" * 16]
     assert (seen["read"], seen["written"]) == ("there", False)
     assert "AWS_ACCESS_KEY_ID" in seen["variables"]

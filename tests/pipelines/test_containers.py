@@ -94,8 +94,9 @@ def test_the_user_in_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getgid", lambda: 100)
     client = engine_with("10001:0")
     assert containers._user(client, {"SecurityOptions": None}) == "1000:100"
-    rootless = {"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"]}
-    assert containers._user(client, rootless) == "0:0"
+    seccomp = "name=seccomp,profile=default"
+    assert containers._user(client, {"SecurityOptions": [seccomp, "name=rootless"]}) == "0:0"
+    assert containers._user(client, {"SecurityOptions": [seccomp], "Rootless": True}) == "0:0"
     monkeypatch.setattr(os, "getuid", lambda: 0)
     assert containers._user(client, {}) == "10001:0"
     assert containers._user(engine_with("7"), {}) == "7:0"
