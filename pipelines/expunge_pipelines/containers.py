@@ -20,6 +20,7 @@ LOCAL, DOCKER = RUNNERS = ("local", "docker")  # each step a process, or a conta
 LABEL = "expunge.holder"  # on a container: the process that waits for it (`expunge.holders`)
 # The variables that a step is to see.
 OURS = ("EXPUNGE_", "MLFLOW_", "AWS_", "CUDA_VISIBLE_DEVICES")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")  # in either case of letters
 FILES = (  # those of them that name a file
     "AWS_CA_BUNDLE",
     "AWS_CONFIG_FILE",
@@ -29,6 +30,8 @@ FILES = (  # those of them that name a file
     "MLFLOW_TRACKING_SERVER_CERT_PATH",
 )
 SQLITE = "sqlite:///"
+# What lies in EXPUNGE_HOME, by the beginning of its name.
+STATE = ("certificates", "checkpoints", "data", "exports", "ledger.db", "ml", "runs")
 KILLED = 128 + 9  # the exit code of what a SIGKILL ended
 # The limit of /dev/shm, where decoding workers pass tensors; Docker's 64 MiB are a few batches.
 SHARED_MEMORY = "8g"
@@ -49,7 +52,8 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
     Raises:
         OperationalError: no engine answers.
         UserError: the image is not there and cannot be pulled, or has no user that root can hand
-            its folders to; or a store is a file that the containers do not see.
+            its folders to; EXPUNGE_HOME holds other things, which root must not hand over; or a
+            store is a file that the containers do not see.
     """
     from kfp import local
     from kfp.local import docker_task_handler as handler
@@ -61,6 +65,7 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
         _remove_leftovers(client)
         info = client.info()
         user = _user(client, info)
+        _check_home(user)
         _hand_over(user, [environment.home(), environment.checkpoint_root()])
         options: dict[str, Any] = {
             "environment": _variables(),
@@ -72,6 +77,8 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
             "security_opt": ["no-new-privileges"],
             "healthcheck": {"test": ["NONE"]},  # the exit code says it
         }
+        if user == f"{os.getuid()}:{os.getgid()}":
+            options["group_add"] = [str(group) for group in os.getgroups()]
         if "nvidia" in info.get("Runtimes", {}):
             options["runtime"] = "nvidia"
             options["environment"]["NVIDIA_VISIBLE_DEVICES"] = "all"
@@ -182,9 +189,24 @@ def _user(client: Any, info: Mapping[str, Any]) -> str:
     return f"{uid}:{gid or 0}"
 
 
+def _hands_over(user: str) -> bool:
+    return os.getuid() == 0 and user != ROOTLESS
+
+
+def _check_home(user: str) -> None:
+    """A home that is somebody's home, or a project, is not to be given away."""
+    home = environment.home()
+    others = sorted(path.name for path in home.iterdir() if not path.name.startswith(STATE))
+    if others and _hands_over(user):
+        raise UserError(
+            f"EXPUNGE_HOME is {home}, which holds {others[0]!r} as well; as root, --runner docker "
+            "hands that folder to the image's user: expected one that holds expunge's state alone"
+        )
+
+
 def _hand_over(user: str, folders: Sequence[Path]) -> None:
     """Where this user is root and that of the containers is not, the folders become his."""
-    if os.getuid() != 0 or user == ROOTLESS:
+    if not _hands_over(user):
         return
     uid, gid = map(int, user.split(":"))
     for folder in folders:
@@ -196,7 +218,11 @@ def _hand_over(user: str, folders: Sequence[Path]) -> None:
 
 
 def _variables() -> dict[str, str]:
-    given = {key: value for key, value in os.environ.items() if key.startswith(OURS)}
+    given = {
+        key: value
+        for key, value in os.environ.items()
+        if key.startswith(OURS) or key.upper() in PROXIES
+    }
     given.pop("EXPUNGE_TTY", None)  # no terminal of this machine is there
     given["EXPUNGE_HOME"] = str(environment.home())
     given["EXPUNGE_DATA_ROOT"] = str(environment.data_root())

@@ -72,10 +72,11 @@ def test_only_variables_that_concern_a_step_go_in(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
     monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     given = containers._variables()
     assert given["EXPUNGE_HOME"] == str(tmp_path / "home")
-    assert given.keys() >= {"MLFLOW_TRACKING_URI", "AWS_ACCESS_KEY_ID", "TMPDIR"}
+    assert given.keys() >= {"MLFLOW_TRACKING_URI", "AWS_ACCESS_KEY_ID", "https_proxy", "TMPDIR"}
     assert given["HOME"] == given["TMPDIR"] == str(tmp_path)
     assert given["CUDA_VISIBLE_DEVICES"] == "1"
     assert not given.keys() & {"EXPUNGE_TTY", "GITHUB_TOKEN", "PATH"}
@@ -129,3 +130,19 @@ def test_a_store_in_a_file_has_to_lie_where_a_container_sees_it(
         monkeypatch.setenv(name, f"sqlite:///{path}")
         with pytest.raises(UserError, match=rf"{name} is .*{path}, a file that no container sees"):
             containers._mounts([])
+
+
+def test_root_gives_away_no_folder_that_holds_other_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = environment.home()
+    for name in ("runs", "checkpoints", "mlartifacts", "data", "exports"):
+        (home / name).mkdir(parents=True)
+    for name in ("ledger.db", "ledger.db-journal", "mlflow.db"):
+        (home / name).touch()
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    containers._check_home("10001:0")
+    (home / ".ssh").mkdir()
+    with pytest.raises(UserError, match=r"EXPUNGE_HOME is .* holds '.ssh' as well; .* state alone"):
+        containers._check_home("10001:0")
+    containers._check_home(containers.ROOTLESS)
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    containers._check_home("1000:1000")
