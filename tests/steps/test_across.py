@@ -355,6 +355,33 @@ def test_a_step_that_is_ended_removes_its_job(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_the_data_goes_before_the_pods_of_a_step_that_is_ended(
+    cluster: Cluster, volume: Path, waits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes kills the step after 30 s, and the pods may take longer."""
+    monkeypatch.setattr(trainjob_api, "GONE", 0.2)
+    monkeypatch.setattr(cluster, "forget", lambda name: None)  # they do not go at all
+    get, left = cluster._get, []
+
+    def look(name: str) -> Any:
+        if name in cluster.going:
+            folder = run_folder(volume).parent
+            left.append(sorted(path.name for path in folder.iterdir()))
+        return get(name)
+
+    def end() -> None:
+        (run_folder(volume).parent / "data.partial").mkdir()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cluster, "_get", look)
+    cluster.on_get = end
+    with pytest.raises(SystemExit):
+        waits()
+    assert left
+    assert {tuple(names) for names in left} == {("lock", "run")}
+    assert nothing_left(volume)
+
+
 def test_an_api_that_is_away_for_a_moment(
     cluster: Cluster, volume: Path, waits: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,9 +38,10 @@ POLL = 2.0  # seconds
 API_PATIENCE = 600.0  # seconds without an answer of the API before the training is given up
 # Seconds in which a file that a pod has written shows here: NFS looks again after 60 at the latest.
 SETTLING = 90.0
-NODE_PATIENCE = (
-    900.0  # seconds without news of this step before the nodes give up, beyond the API's
-)
+# Seconds without a sign of this step after which its nodes end themselves: longer than it is ever
+# silent, and how nodes go whose job could not be deleted.
+NODE_PATIENCE = 900.0
+DATA = ("data", "data.partial")  # the copy of the data set, and one that is not whole
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def launch_across(
                 logger.info("TrainJob %s: %d nodes of %d", name, config.nodes, config.processes)
                 report = _follow(jobs, name, run, on_epoch)
             finally:
-                _end(jobs, name)
+                _end(jobs, name, folder)
             shutil.copytree(folder / "model", model, dirs_exist_ok=True)
         except BaseException:
             with suppress(OSError, ExpungeError):
@@ -89,10 +90,26 @@ def launch_across(
     return report
 
 
-def _end(jobs: Jobs, name: str) -> None:
-    """Remove the job. That it cannot be done is no failure of a training that succeeded."""
+def _end(jobs: Jobs, name: str, folder: Path) -> None:
+    """Remove the job and the data. That it cannot be done is no failure of a training.
+
+    The data, which has every class, goes before the pods have ended: that may take longer than the
+    30 s that a step has after SIGTERM. Pods that read it still can only fail, and are to end.
+    """
+    deleted = False
+    with _warning():
+        deleted = jobs.delete(name)
+    for part in DATA:
+        shutil.rmtree(folder / part, ignore_errors=True)  # what NFS keeps, `_remove` takes later
+    if deleted:
+        with _warning():
+            jobs.wait_gone(name)
+
+
+@contextmanager
+def _warning() -> Iterator[None]:
     try:
-        jobs.remove(name)
+        yield
     except OperationalError as error:
         logger.warning("%s; it goes with the pod of this step", error)
 

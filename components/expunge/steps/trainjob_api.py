@@ -14,6 +14,7 @@ from expunge.steps.trainjob import GROUP, PLURAL, VERSION
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 LABEL = "jobset.sigs.k8s.io/jobset-name"  # on the pods of a job, with its name
 TIMEOUT = (5.0, 30.0)  # seconds for the connection, and for an answer
+SHORT = (5.0, 10.0)  # of a delete: a step that is ended has 30 s for this and all that follows
 GONE = 120.0  # seconds that a removed job's pods get to end; Kubernetes kills them after 30
 LOOK = 1.0  # seconds between two looks whether they have
 LONGEST = 500  # characters of a message
@@ -82,17 +83,34 @@ class Jobs:
         Raises:
             OperationalError: they do not go, or the API fails.
         """
+        if self.delete(name):
+            self.wait_gone(name)
+
+    def delete(self, name: str) -> bool:
+        """Have a job deleted, and do not wait until it is; False where there is none.
+
+        Raises:
+            OperationalError: the API fails.
+        """
         from kubernetes.client import ApiException
 
         with _errors(f"delete the TrainJob {name}"):
             try:
                 self._jobs.delete_namespaced_custom_object(
-                    *self._where, name, propagation_policy="Foreground", _request_timeout=TIMEOUT
+                    *self._where, name, propagation_policy="Foreground", _request_timeout=SHORT
                 )
             except ApiException as error:
                 if error.status != 404:
                     raise
-                return
+                return False
+        return True
+
+    def wait_gone(self, name: str) -> None:
+        """Wait until a job that was deleted is gone, and its pods with it.
+
+        Raises:
+            OperationalError: they do not go, or the API fails.
+        """
         until = time.monotonic() + GONE
         while self.get(name) is not None:
             if time.monotonic() > until:
