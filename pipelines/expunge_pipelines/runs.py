@@ -20,7 +20,8 @@ SUCCEEDED, FAILED, CANCELED = "SUCCEEDED", "FAILED", "CANCELED"
 SKIPPED, PENDING, RUNNING = "SKIPPED", "PENDING", "RUNNING"
 CANCELING, PAUSED = "CANCELING", "PAUSED"
 ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
-# How a run that has ended came out. A rejection is told by its tasks: nothing was promoted.
+# How a run that has ended came out. A rejection is told by its tasks: what the gate said is
+# recorded, and nothing was registered.
 PROMOTED, REJECTED, NOTHING_TO_DO, DONE = "promoted", "rejected", "nothing to do", "done"
 BROKEN, CANCELLED, UNKNOWN = "failed", "cancelled", "unknown"
 
@@ -139,7 +140,8 @@ def _outcome(run: Any, state: str, tasks: Iterable[Mapping[str, Any]]) -> str | 
     if not states or any(state not in ENDED for state in states.values()):
         return UNKNOWN  # what the server has of the tasks is older than what it has of the run
     if states.get("validate") == SUCCEEDED:
-        return REJECTED
+        over = states.get("record") == SUCCEEDED and states.get("register") != SUCCEEDED
+        return REJECTED if over else UNKNOWN
     return NOTHING_TO_DO if states.get("claim-requests") == SUCCEEDED else DONE
 
 

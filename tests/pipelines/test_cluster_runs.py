@@ -13,7 +13,8 @@ from expunge_pipelines.submitting import run_status
 pytest_plugins = ["kfp_server"]
 
 RUN = "0b1c2d3e-run"
-TRAINED = {"plan-training": "SUCCEEDED", "train": "SUCCEEDED", "validate": "SUCCEEDED"}
+VALIDATED = {"plan-training": "SUCCEEDED", "train": "SUCCEEDED", "validate": "SUCCEEDED"}
+TRAINED = {**VALIDATED, "record": "SUCCEEDED"}
 CLAIMED = {"claim-requests": "SUCCEEDED", "close-requests": "SUCCEEDED"}
 
 
@@ -45,6 +46,9 @@ def states(found: dict[str, Any]) -> dict[str, str]:
         ("SUCCEEDED", {"prepare-data": "SUCCEEDED", "keep-oracle": "SUCCEEDED"}, "done"),
         ("SUCCEEDED", {}, "unknown"),
         ("SUCCEEDED", {**TRAINED, "record": "RUNNING"}, "unknown"),
+        ("SUCCEEDED", VALIDATED, "unknown"),
+        ("SUCCEEDED", {**VALIDATED, "record": "SKIPPED"}, "unknown"),
+        ("SUCCEEDED", {**TRAINED, "register": "SUCCEEDED"}, "unknown"),
         ("SUCCEEDED", {**CLAIMED, "validate": "PENDING"}, "unknown"),
         ("FAILED", {**TRAINED, "promote": "FAILED"}, "failed"),
         ("FAILED", {}, "failed"),

@@ -26,6 +26,7 @@ FOLLOW = ["submit", "status", RUN, "--wait"]
 TRAIN = ["submit", "train", "digits", "--data", "digits", "--arch", "mlp", "--wait"]
 ASK = f"GET /runs/{RUN}"
 TRAINED = {"train": "SUCCEEDED", "validate": "SUCCEEDED"}
+REJECTED = {**TRAINED, "record": "SUCCEEDED"}
 GOES_ON = f"the run goes on by itself: .*/#/runs/details/{RUN}, and `expunge submit status {RUN} --"
 
 
@@ -95,7 +96,7 @@ def test_the_document_of_a_run_that_was_waited_for(kfp_server: KfpServer) -> Non
         (stage("SUCCEEDED", {**TRAINED, "promote": "SUCCEEDED"}), 0, "new version is champion"),
         (stage("SUCCEEDED", {"claim-requests": "SUCCEEDED"}), 0, "No request was pending."),
         (stage("SUCCEEDED", {"keep-oracle": "SUCCEEDED"}), 0, "keep-oracle succeeded 60"),
-        (stage("SUCCEEDED", TRAINED), 1, "Rejected by the gate: nothing is registered, and the"),
+        (stage("SUCCEEDED", REJECTED), 1, "Rejected by the gate: nothing is registered, and the"),
         (stage("FAILED", {"train": "FAILED"}), 3, "train failed 60"),
         (stage("CANCELED", {"train": "CANCELED"}), 3, "train canceled 60"),
         (stage("SUCCEEDED"), 3, "succeeded, http"),
