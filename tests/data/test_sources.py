@@ -21,3 +21,25 @@ def test_an_unknown_source_lists_the_known_ones(source: str) -> None:
         UserError, match=re.escape(f"source {source!r} is unknown; expected one of {known}")
     ):
         find_loader(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "s3://AKIAHUSH:hush@bucket/prefix",
+        "s3://hush@bucket",
+        "s3://AKIA:hu/sh+hush@bucket/prefix",
+        "S3://AKIA:hush@bucket/prefix",
+        "s3:AKIA:hush@bucket",
+        "s3://hush:9000/bucket",
+    ],
+)
+def test_a_credential_is_refused_and_not_repeated(source: str) -> None:
+    remedy = "expected s3://BUCKET/PREFIX, with the credentials in AWS_ACCESS_KEY_ID and AWS_SECRET"
+    with pytest.raises(UserError, match=remedy) as caught:
+        find_loader(source)
+    assert "hush" not in str(caught.value).lower()
+
+
+def test_a_prefix_may_have_any_character() -> None:
+    assert find_loader("s3://bucket/a@b:c") is write_s3
