@@ -6,7 +6,7 @@ Pipeline KIND is there as `expunge-KIND`, with one experiment for each model, `e
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from expunge_pipelines.cluster import api_errors
 from expunge_pipelines.settings import ClusterSettings
 
 PREFIX = "expunge-"
+CONFLICT = 409  # HTTP's status where the name is taken
 DIGEST_DIGITS = 12  # hexadecimal: 48 bits, enough to tell the versions of one pipeline apart
 
 
@@ -80,18 +81,40 @@ def forget_parameters(rule: str, policy: Policy) -> dict[str, Any]:
 def _version(client: Any, name: str, file: Path) -> Any:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:DIGEST_DIGITS]
     namespace = client.get_user_namespace() or None
-    pipelines = client.list_pipelines(filter=named("EQUALS", name), namespace=namespace)
-    pipeline = _first(pipelines.pipelines, name)
-    if pipeline is None:
+
+    def pipeline() -> Any:
+        rows = client.list_pipelines(filter=named("EQUALS", name), namespace=namespace)
+        return _first(rows.pipelines, name)
+
+    def new_pipeline() -> Any:
         # No upload: that would make a first version as well, with the name of the pipeline.
-        pipeline = client.pipelines.pipeline_service_create_pipeline(
+        return client.pipelines.pipeline_service_create_pipeline(
             pipeline=client.api_models.V2beta1Pipeline(display_name=name, namespace=namespace)
         )
-    id_ = pipeline.pipeline_id
-    versions = client.list_pipeline_versions(id_, filter=named("EQUALS", digest))
-    return _first(versions.pipeline_versions, digest) or client.upload_pipeline_version(
-        str(file), digest, pipeline_id=id_
+
+    id_ = _found_or_made(pipeline, new_pipeline).pipeline_id
+
+    def version() -> Any:
+        rows = client.list_pipeline_versions(id_, filter=named("EQUALS", digest))
+        return _first(rows.pipeline_versions, digest)
+
+    return _found_or_made(
+        version, lambda: client.upload_pipeline_version(str(file), digest, pipeline_id=id_)
     )
+
+
+def _found_or_made(find: Callable[[], Any], make: Callable[[], Any]) -> Any:
+    """What is there, or is made; somebody else may make the same in between."""
+    from kfp_server_api import ApiException
+
+    if (found := find()) is not None:
+        return found
+    try:
+        return make()
+    except ApiException as error:
+        if error.status != CONFLICT or (found := find()) is None:
+            raise
+        return found
 
 
 def _first(found: list[Any] | None, name: str) -> Any:

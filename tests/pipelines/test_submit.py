@@ -177,6 +177,25 @@ def test_a_run_whose_answer_is_lost_is_found_and_not_started_twice(
     assert server.requests.count("POST /runs") == 1
 
 
+@pytest.mark.parametrize("path", ["/pipelines", "/pipelines/upload_version"])
+def test_what_somebody_else_made_in_between_is_taken(path: str, server: KfpServer) -> None:
+    taken = b'{"code": 6, "message": "it already exists"}'
+    server.fail("POST", path, status=409, body=taken, after=True)
+    document(*FORGET)
+    assert server.requests.count(f"POST {path}") == 1
+    version = only(server.versions)["pipeline_version_id"]
+    assert only(server.runs)["pipeline_version_reference"]["pipeline_version_id"] == version
+    assert len(server.pipelines) == 1
+
+
+@pytest.mark.parametrize("path", ["/pipelines", "/pipelines/upload_version"])
+def test_a_conflict_with_what_is_not_there_is_an_error(path: str, server: KfpServer) -> None:
+    server.fail("POST", path, status=409)
+    code, _, err = command(*FORGET)
+    assert (code, server.runs) == (3, {})
+    assert "could not take the forget pipeline: HTTP 409 Conflict: the database is away" in err
+
+
 def test_a_run_that_was_not_started_is_an_error(server: KfpServer) -> None:
     server.fail("POST", "/runs")
     with pytest.raises(OperationalError, match=r"could not start the run: HTTP 500 .*database"):
@@ -214,6 +233,7 @@ def test_a_server_that_is_down(server: KfpServer, monkeypatch: pytest.MonkeyPatc
     ("arguments", "said"),
     [
         ([*TRAIN[:4], "letters", *TRAIN[5:]], "source 'letters' is unknown; expected one of"),
+        ([*TRAIN[:4], "s3://k:s@b/p", *TRAIN[5:]], "the source s3://... holds a user name, a key"),
         ([*TRAIN, "--arch", "perceptron"], "architecture 'perceptron' is unknown"),
         ([*TRAIN, "--epochs", "0"], "epochs is 0; expected"),
         ([*TRAIN, "--chance-factor", "0"], "chance_factor is 0.0; expected"),
