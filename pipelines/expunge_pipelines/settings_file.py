@@ -38,6 +38,7 @@ class Section:
         self._node = node
         self.name = name
         self._known: set[str] = set()
+        self._switches: set[str] = set()  # keys that may say `off`
         self._entries: dict[str, tuple[Node, Node]] = {}
         for key, value in node.value if node else ():
             text = _value(key)
@@ -78,7 +79,7 @@ class Section:
     def section(self, key: str) -> "Section":
         """The mapping under a key; an empty one where it is left out."""
         node = self._look(key)
-        return self._section(self._full(key), node)
+        return self._section(self._full(key), node, may_be_off=key in self._switches)
 
     def sections(self, key: str) -> Iterator["Section"]:
         """The mappings of a list."""
@@ -87,6 +88,7 @@ class Section:
 
     def is_off(self, key: str) -> bool:
         """Whether the key says `off` where it might have a mapping."""
+        self._switches.add(key)
         node = self._look(key)
         return node is not None and _value(node) is False
 
@@ -115,11 +117,12 @@ class Section:
         _, node = self._entries.get(key, (None, None))
         return None if node is None or _value(node) is None else node
 
-    def _section(self, name: str, node: "Node | None") -> "Section":
+    def _section(self, name: str, node: "Node | None", *, may_be_off: bool = False) -> "Section":
         from yaml import MappingNode
 
         if node is not None and not isinstance(node, MappingNode):
-            _fail(self._path, node, f"{name} is {_shown(_value(node))}; expected keys and values")
+            expected = "keys and values" + (", or off without quotes" if may_be_off else "")
+            _fail(self._path, node, f"{name} is {_shown(_value(node))}; expected {expected}")
         return Section(self._path, node, name)
 
     def _list(self, key: str) -> list["Node"]:

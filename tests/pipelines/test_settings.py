@@ -278,7 +278,9 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
             "gpu.type is 'A100'; expected a resource of the nodes with its domain",
         ),
         ("gpu: {type: a b/c}", "gpu.type is 'a b/c'; expected a resource of the nodes"),
-        ("gpu: 2", "line 1: gpu is 2; expected keys and values"),
+        ("gpu: 2", "line 1: gpu is 2; expected keys and values, or off without quotes"),
+        ('gpu: "off"', "gpu is 'off'; expected keys and values, or off without quotes"),
+        ("run_as: on", "run_as is true; expected keys and values, or off without quotes"),
         ("run_as: {user: 0}", "run_as.user is 0; expected a whole number from 1 to 2147483647"),
         # times
         ("deadline: 90", f"line 1: deadline is 90; expected {TIME_ERROR}"),
