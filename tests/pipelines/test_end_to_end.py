@@ -179,6 +179,7 @@ def test_a_gate_that_rejects_registers_nothing(store: Store, tmp_path: Path) -> 
     assert registry.read_artifact(found["run_id"], "report.html").startswith(b"<!")
 
 
+@pytest.mark.slow
 def test_a_dry_run_on_top_of_a_forget_keeps_it_forgotten(store: Store) -> None:
     found = document("forget", NAME, "--classes", "5", "--dry-run")
     assert found["passed"]
