@@ -17,7 +17,7 @@ demo: install
 	$(BIN)/expunge demo
 
 test: install
-	$(BIN)/pytest -m "not slow and not faults and not containers" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not slow and not faults and not containers" --numprocesses 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow
