@@ -145,10 +145,11 @@ def check_paths(source: str, config: TrainConfig, mounted: DataSettings) -> None
     named = {"--data": folder if kind == "folder" else ""}
     if config.weights or config.init_from:
         from expunge.pretrained import SUFFIXES
+        from expunge.registry import REGISTERED
 
         by_name = "/" not in config.weights and not config.weights.endswith(SUFFIXES)
         named["--weights"] = "" if by_name else config.weights
-        registered = config.init_from.startswith("models:/")
+        registered = config.init_from.startswith(REGISTERED)
         named["--init-from"] = "" if registered else config.init_from
     for option, path in named.items():
         if path and not path.startswith("/"):

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,12 @@ class Jobs:
 
     def get(self, name: str) -> dict[str, Any] | None:
         """The job with its status, or None where there is none of that name."""
-        from kubernetes.client import ApiException
-
-        with _errors(f"look at the TrainJob {name}"):
-            try:
-                job: dict[str, Any] = self._jobs.get_namespaced_custom_object(
-                    *self._where, name, _request_timeout=TIMEOUT
-                )
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-                return None
+        job: dict[str, Any] | None = self._asked(
+            f"look at the TrainJob {name}",
+            self._jobs.get_namespaced_custom_object,
+            name,
+            _request_timeout=TIMEOUT,
+        )
         return job
 
     def remove(self, name: str) -> None:
@@ -92,18 +87,26 @@ class Jobs:
         Raises:
             OperationalError: the API fails.
         """
+        answer = self._asked(
+            f"delete the TrainJob {name}",
+            self._jobs.delete_namespaced_custom_object,
+            name,
+            propagation_policy="Foreground",
+            _request_timeout=SHORT,
+        )
+        return answer is not None
+
+    def _asked(self, doing: str, call: Callable[..., Any], name: str, **options: Any) -> Any:
+        """What the API answers of a job; None where there is none of that name."""
         from kubernetes.client import ApiException
 
-        with _errors(f"delete the TrainJob {name}"):
+        with _errors(doing):
             try:
-                self._jobs.delete_namespaced_custom_object(
-                    *self._where, name, propagation_policy="Foreground", _request_timeout=SHORT
-                )
+                return call(*self._where, name, **options)
             except ApiException as error:
                 if error.status != 404:
                     raise
-                return False
-        return True
+                return None
 
     def wait_gone(self, name: str) -> None:
         """Wait until a job that was deleted is gone, and its pods with it.
