@@ -22,14 +22,14 @@ test: install
 test-slow: install
 	$(BIN)/pytest -m slow
 
-# A run is killed at each of some 60 places and started again: about 40 minutes on 2 cores.
+# A run is killed at each of some 60 places and started again.
 test-faults: install
 	$(BIN)/pytest -m faults --numprocesses 2
 
 images:
 	docker/images.sh
 
-# Every step in a container, on Docker or Podman: about 10 minutes on 2 cores, and 7 GB of disk.
+# Every step in a container, on Docker or Podman; README has what it takes.
 test-containers: install images
 	VENV=$(VENV) docker/test.sh
 
