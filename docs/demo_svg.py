@@ -10,11 +10,11 @@ import re
 import tempfile
 from pathlib import Path
 
+from expunge_pipelines.demo import run_demo
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from expunge_pipelines import show
-from expunge_pipelines.demo import run_demo
 
 COLUMNS = 108  # the longest line, the one that says what was not compared, and a margin
 # Rich asks a web site for its font. A picture in a README may load nothing: the viewer's own then.

@@ -7,9 +7,9 @@ import pytest
 
 from expunge.environment import IMAGE
 from expunge.ops import STEPS
-from expunge_pipelines.cli import cli
-from expunge_pipelines.request_commands import request
-from expunge_pipelines.submit_command import submit
+from expunge_pipelines.cli.main import cli
+from expunge_pipelines.cli.request import request
+from expunge_pipelines.cli.submit import submit
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

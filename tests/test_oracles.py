@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from expunge.artifacts import ModelInfo
-from expunge.classes import find_classes
+from expunge.class_selection import find_classes
 from expunge.config import TrainConfig
 from expunge.errors import RefusedError, UserError
+from expunge.formats.files import ModelInfo
 from expunge.oracles import (
     check_enough,
     check_no_oracles,

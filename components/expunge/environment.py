@@ -6,7 +6,7 @@ from pathlib import Path
 
 from expunge import __version__
 
-# What the components run in. `expunge_pipelines.settings` puts a site's own image in its place.
+# What the components run in. A site's own image takes its place in the settings of a cluster.
 IMAGE = f"expunge:{__version__}-python3.11"
 PIPELINE_RUN, HOLDER = "EXPUNGE_PIPELINE_RUN", "EXPUNGE_HOLDER"
 
@@ -52,7 +52,7 @@ def pipeline_run() -> str | None:
 
 
 def holder() -> str | None:
-    """`EXPUNGE_HOLDER`, the process that runs a pipeline here (`expunge.holders`)."""
+    """`EXPUNGE_HOLDER`, the process that runs a pipeline here (`expunge.processes`)."""
     return os.environ.get(HOLDER) or None
 
 

@@ -36,14 +36,15 @@ def prepare_data(
     """Turn a data source into a data set folder."""
     from pathlib import Path
 
-    from expunge import environment, records
+    from expunge import environment
     from expunge.code_digest import code_digest
     from expunge.config import PrepareDataConfig
+    from expunge.lifecycle import provenance
     from expunge.steps.prepare_data import prepare_data
 
     config = PrepareDataConfig(source, environment.data_root(), image_size, tuple(splits))
     prepare_data(config, Path(dataset.path))
-    return (records.wrote(dataset, "dataset"), code_digest())
+    return (provenance.wrote(dataset, "dataset"), code_digest())
 
 
 @step
@@ -102,8 +103,10 @@ def train(
     """
     from pathlib import Path
 
-    from expunge import artifacts, environment, records, registry
+    from expunge import environment, registry
     from expunge.config import TrainConfig
+    from expunge.formats import files
+    from expunge.lifecycle import provenance
     from expunge.steps.train import train
 
     config = TrainConfig(
@@ -132,8 +135,8 @@ def train(
         checkpoints=environment.checkpoint_root(),
         on_epoch=registry.epoch_logger(name, kind, seed),
     )
-    artifacts.write_json(Path(report.path), outcome)
-    return (records.wrote(model, "model", model=name),)
+    files.write_json(Path(report.path), outcome)
+    return (provenance.wrote(model, "model", model=name),)
 
 
 @step
@@ -167,9 +170,10 @@ def claim_requests(
     """
     from pathlib import Path
 
-    from expunge import environment, records
+    from expunge import environment
     from expunge.code_digest import code_digest
     from expunge.config import ClaimConfig
+    from expunge.lifecycle import provenance
     from expunge.steps.claim_requests import claim_requests
 
     config = ClaimConfig(
@@ -184,7 +188,7 @@ def claim_requests(
         version=version,
     )
     outcome = claim_requests(config, Path(model.path))
-    return (*outcome, records.wrote(model, "model", model=name), code_digest())
+    return (*outcome, provenance.wrote(model, "model", model=name), code_digest())
 
 
 @step
@@ -214,12 +218,12 @@ def load_oracles(
     """Fetch the models retrained without the classes, and say which splits they ask for."""
     from pathlib import Path
 
-    from expunge import records
+    from expunge.lifecycle import provenance
     from expunge.steps.load_oracles import load_oracles
 
     indices = [int(index) for index in classes]
     found = load_oracles(Path(base.path), Path(oracles.path), name, indices, grade, version)
-    return (found.oracles, found.splits, records.wrote(oracles, "oracles", model=name))
+    return (found.oracles, found.splits, provenance.wrote(oracles, "oracles", model=name))
 
 
 @step
@@ -270,14 +274,15 @@ def compute_fim(
     """Fisher information on the codes: the total, or what forgetting the classes needs."""
     from pathlib import Path
 
-    from expunge import artifacts, records
+    from expunge.formats import files
+    from expunge.lifecycle import provenance
     from expunge.steps.compute_fim import compute_fim
 
     outcome = compute_fim(
         Path(model.path), Path(fisher.path), classes=[int(index) for index in classes]
     )
-    artifacts.write_json(Path(report.path), outcome)
-    return (records.wrote(fisher, "fisher", of=model),)
+    files.write_json(Path(report.path), outcome)
+    return (provenance.wrote(fisher, "fisher", of=model),)
 
 
 @step
@@ -297,16 +302,17 @@ def perturb(
     """Forget the classes: one change of the weights, chosen on the codes alone."""
     from pathlib import Path
 
-    from expunge import artifacts, records
     from expunge.config import PerturbConfig
+    from expunge.formats import files
+    from expunge.lifecycle import provenance
     from expunge.steps.perturb import perturb
 
     config = PerturbConfig(tuple(int(index) for index in classes), rule, tuple(lambdas), budget)
     outcome = perturb(
         config, Path(model.path), Path(fisher.path), Path(unlearned.path), parent=parent
     )
-    artifacts.write_json(Path(report.path), outcome)
-    return (records.wrote(unlearned, "model"),)
+    files.write_json(Path(report.path), outcome)
+    return (provenance.wrote(unlearned, "model"),)
 
 
 @step
@@ -320,12 +326,13 @@ def export_onnx(
     """Write a model as one ONNX graph that takes raw pixels."""
     from pathlib import Path
 
-    from expunge import artifacts, records
+    from expunge.formats import files
+    from expunge.lifecycle import provenance
     from expunge.steps.export_onnx import export_onnx
 
     outcome = export_onnx(Path(model.path), Path(onnx.path))
-    artifacts.write_json(Path(report.path), outcome)
-    return (records.wrote(onnx, "onnx", of=model),)
+    files.write_json(Path(report.path), outcome)
+    return (provenance.wrote(onnx, "onnx", of=model),)
 
 
 @step
@@ -353,8 +360,8 @@ def validate(
     """
     from pathlib import Path
 
-    from expunge import artifacts
     from expunge.config import GateConfig
+    from expunge.formats import files
     from expunge.steps.validate import validate
 
     config = GateConfig(
@@ -375,7 +382,7 @@ def validate(
         oracles=Path(oracles.path) if oracles else None,
         classes=[int(index) for index in classes],
     )
-    artifacts.write_json(Path(report.path), outcome)
+    files.write_json(Path(report.path), outcome)
     return outcome["passed"]
 
 
@@ -384,7 +391,7 @@ def report(validation: Input[Artifact], work: Input[Artifact], page: Output[HTML
     """Write what was measured of a forget as one page to read."""
     from pathlib import Path
 
-    from expunge.steps.report import report
+    from expunge.steps.render_report import report
 
     report(Path(validation.path), Path(work.path), Path(page.path))
 
@@ -401,7 +408,7 @@ def record(
     """Log the reports into the pipeline's MLflow run, whatever the gate said."""
     from pathlib import Path
 
-    from expunge.steps.record import record
+    from expunge.steps.log_run import record
 
     reports = {"validation": validation, "export": export, "work": work}
     paths = {key: Path(port.path) for key, port in reports.items()}

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expunge.config import TrainConfig
-from expunge.core.grades import LEAST_ORACLES
+from expunge.core.grading.grades import LEAST_ORACLES
 from expunge.errors import RefusedError, UserError
 
 if TYPE_CHECKING:
-    from expunge.artifacts import ModelInfo
+    from expunge.formats.files import ModelInfo
 
 SUFFIX = "-oracles"
 NEEDED = LEAST_ORACLES + 1  # those to compare with, and one held out as a control

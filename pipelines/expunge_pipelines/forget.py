@@ -7,7 +7,7 @@ from kfp.dsl import PipelineConfig, PipelineTask
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
-from expunge_pipelines.resources import Place
+from expunge_pipelines.placement import Place
 
 
 def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComponent:

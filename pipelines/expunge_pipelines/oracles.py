@@ -8,7 +8,7 @@ from kfp.dsl import PipelineConfig
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
-from expunge_pipelines.resources import Place
+from expunge_pipelines.placement import Place
 
 
 def build_oracles(

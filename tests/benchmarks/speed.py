@@ -16,12 +16,12 @@ import torch
 from forgetting import machine
 from torch import Tensor, nn
 
-from expunge.core.calibrate import calibrate
 from expunge.core.codes import draw_codes
 from expunge.core.fisher import ForgetTerms, code_gradients, code_losses, forget_terms
-from expunge.core.perturb import importance_ratio, paper_change, paper_shape
+from expunge.core.rules.calibrate import calibrate
+from expunge.core.rules.paper import importance_ratio, paper_change, paper_shape
+from expunge.device import best_device, gradient_chunk
 from expunge.models import build_model
-from expunge.steps.device import best_device, gradient_chunk
 
 MODELS = {"mlp": (1, 28, 28), "resnet20": (3, 32, 32), "resnet18-cifar": (3, 32, 32)}
 CLASSES = 10

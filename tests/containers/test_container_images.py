@@ -22,7 +22,7 @@ CODE_BYTES = 5 * 2**20  # our own code is a layer of 2 MB
 Run = Callable[..., str]
 
 # A program of its own, since it runs inside.
-LOOK = Path(__file__).with_name("look.py").read_text()
+LOOK = (ROOT / "tests" / "helpers" / "look.py").read_text()
 
 
 @pytest.mark.parametrize("image", IMAGES)

@@ -17,8 +17,8 @@ from kfp import dsl
 
 from expunge import __version__
 from expunge.environment import IMAGE
-from expunge_pipelines import containers
-from expunge_pipelines.local import run_locally
+from expunge_pipelines.runners import docker as containers
+from expunge_pipelines.runners.local import run_locally
 
 pytestmark = pytest.mark.containers
 MLFLOW = f"expunge-mlflow:{__version__}"

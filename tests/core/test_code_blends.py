@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from expunge.core.calibrate import MAX_BLENDS, code_blends
+from expunge.core.rules.calibrate import MAX_BLENDS, code_blends
 
 
 def blended_pairs(count: int) -> list[tuple[int, ...]]:

@@ -6,9 +6,7 @@ from statistics import NormalDist, mean, variance
 
 import pytest
 import torch
-from torch import Tensor
-
-from expunge.core.lira import (
+from lira import (
     LEAST_VARIANCE,
     OWN_VARIANCE,
     chance_band,
@@ -17,6 +15,7 @@ from expunge.core.lira import (
     scaled_confidence,
     separation,
 )
+from torch import Tensor
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

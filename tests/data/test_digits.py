@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from expunge.artifacts import load_arrays
 from expunge.config import PrepareDataConfig
 from expunge.data.digits import load_digit_splits, write_digits
+from expunge.formats.files import load_arrays
 
 
 def test_the_splits_part_scikit_learns_digits() -> None:

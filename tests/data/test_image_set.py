@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from expunge.artifacts import load_arrays, read_json
 from expunge.config import PrepareDataConfig
 from expunge.data import array_set
 from expunge.data.folder import list_folder
@@ -15,6 +14,7 @@ from expunge.data.image_set import write_image_set
 from expunge.data.images import decode_image
 from expunge.data.stats import channel_histogram, mean_and_std
 from expunge.errors import DataError
+from expunge.formats.files import load_arrays, read_json
 
 Write = Callable[..., Path]
 Config = Callable[..., PrepareDataConfig]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from disks import mounted
 
-from expunge.artifacts import load_arrays
 from expunge.config import PrepareDataConfig
 from expunge.data.torchvision_sets import write_torchvision
 from expunge.errors import DataError
+from expunge.formats.files import load_arrays
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port, where nothing listens
 

@@ -13,10 +13,11 @@ import pytest
 from databases import Database
 from mlflow_store import Registrar, tiny_model
 
-from expunge import champions, ledger, registry
-from expunge.artifacts import MODEL, load_model_info, read_json, write_json
+from expunge import ledger, registry
 from expunge.config import ClaimConfig
 from expunge.errors import RefusedError
+from expunge.formats.files import MODEL, load_model_info, read_json, write_json
+from expunge.lifecycle import promotion
 from expunge.states import OPEN
 from expunge.steps.claim_requests import claim_requests
 from expunge.steps.close_requests import close_requests
@@ -108,7 +109,7 @@ def registered(name: str, folder: Path, forgotten: tuple[int, ...], claim: objec
     run_id = registry.attached_run(name, kind)
     made = registry.register(run_id, name, folder, tags, kind)
     version, token = claim if claim else (None, None)  # type: ignore[misc]
-    champions.promote(name, made.version, version, token)
+    promotion.promote(name, made.version, version, token)
     return made.version
 
 

@@ -93,7 +93,11 @@ class Queue:
 
     def check(self) -> None:
         """`aftermath.py` on the home, in a process that has no connection to what was before."""
-        words = [sys.executable, str(Path(__file__).with_name("aftermath.py")), str(self.home)]
+        words = [
+            sys.executable,
+            str(Path(__file__).parents[1] / "helpers" / "aftermath.py"),
+            str(self.home),
+        ]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from databases import MODEL, Database, claim_or_none, claimed, filed, now_is
 
-from expunge import holders, ledger, states
+from expunge import ledger, states
+from expunge import processes as holders
 from expunge.errors import RefusedError
 from expunge.ledger import Request
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 from databases import Database
 
-from expunge import holders, ledger, states
+from expunge import ledger, states
+from expunge import processes as holders
 from expunge.errors import RefusedError, UserError
 from expunge.ledger import Request
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from expunge.ops import STEPS
-from expunge_pipelines.client import compile_all
-from expunge_pipelines.settings import ClusterSettings
-from expunge_pipelines.tasks import RESOURCES
+from expunge_pipelines.kubeflow.compile import compile_all
+from expunge_pipelines.kubeflow.settings import ClusterSettings
+from expunge_pipelines.kubeflow.task_defaults import RESOURCES
 
 PIPELINES = ("train", "oracles", "forget")
 UNCACHED = {

@@ -13,7 +13,7 @@ from trained_store import GONE, NAME, Store
 
 from expunge import registry
 from expunge.registry import store as connection
-from expunge_pipelines.cli import cli
+from expunge_pipelines.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = {"train": {"name": NAME}, "forget": {"name": NAME, "classes": "5, a b"}}

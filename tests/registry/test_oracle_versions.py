@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from mlflow_store import Registrar, tiny_model
 
-from expunge import champions, registry
+from expunge import registry
 from expunge.errors import OperationalError, RefusedError, UserError
+from expunge.lifecycle import promotion
 from expunge.oracles import recipe_key
 from expunge.registry import registration
 from expunge.registry import store as connection
@@ -68,11 +69,11 @@ def test_a_name_of_oracles_is_said_to_be_one(registrar: Registrar) -> None:
 def test_an_oracle_is_never_promoted(registrar: Registrar) -> None:
     registrar.oracle("shapes", 1001)
     with pytest.raises(RefusedError, match=r"is an oracle, .* it never becomes champion"):
-        champions.promote("shapes-oracles", 1, None)
+        promotion.promote("shapes-oracles", 1, None)
     client = connection.connect()
     client.set_model_version_tag("shapes-oracles", "1", "expunge.gate", "passed")
     with pytest.raises(RefusedError, match="it never becomes champion"):
-        champions.promote("shapes-oracles", 1, None)
+        promotion.promote("shapes-oracles", 1, None)
     assert registry.versions("shapes-oracles")[0].aliases == ()
 
 

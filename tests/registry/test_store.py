@@ -78,7 +78,7 @@ def test_a_new_store_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_importing_the_registry_does_not_import_mlflow_or_torch() -> None:
     code = (
         "import sys, expunge.registry, expunge.steps.promote, expunge.steps.register;"
-        "import expunge.steps.record, expunge.steps.claim_requests;"
+        "import expunge.steps.log_run, expunge.steps.claim_requests;"
         "sys.exit(bool({'mlflow', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

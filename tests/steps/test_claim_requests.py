@@ -8,10 +8,12 @@ import psutil
 import pytest
 from mlflow_store import Registrar
 
-from expunge import champions, holders, ledger, registry
-from expunge.artifacts import load_model
+from expunge import ledger, registry
+from expunge import processes as holders
 from expunge.config import ClaimConfig
 from expunge.errors import OperationalError, RefusedError, UserError
+from expunge.formats.files import load_model
+from expunge.lifecycle import promotion
 from expunge.steps.claim_requests import NOTHING, claim_requests
 from expunge.steps.close_requests import close_requests, settle_lost
 
@@ -22,7 +24,7 @@ pytest_plugins = ["mlflow_store"]
 def champion(registrar: Registrar) -> Registrar:
     """Version 1 of `shapes`, with four classes, serves."""
     registrar("shapes", 0)
-    champions.promote("shapes", 1, None)
+    promotion.promote("shapes", 1, None)
     return registrar
 
 
@@ -44,7 +46,7 @@ def state(request: str) -> str:
 def unlearn(registrar: Registrar, token: int, *classes: int, seed: int = 9) -> int:
     """Another version that has forgotten the classes, promoted for the claim."""
     made = registrar("shapes", seed, forgotten=classes, parent="shapes/1")
-    champions.promote("shapes", made.version, 1, token)
+    promotion.promote("shapes", made.version, 1, token)
     return made.version
 
 
@@ -135,12 +137,12 @@ def test_a_run_that_was_stopped_or_overtaken_has_not_failed(
     assert (state(request), ledger.find_request(request).attempts) == ("pending", 0)
     token = claim(tmp_path, "slow").token
     champion("shapes", 5)
-    champions.promote("shapes", 2, 1)
+    promotion.promote("shapes", 2, 1)
     late = champion("shapes", 6, forgotten=(3,), parent="shapes/1")
     with pytest.raises(
         RefusedError, match="is version 2 by now and version 3 was compared with ve"
     ):
-        champions.promote("shapes", late.version, 1, token)
+        promotion.promote("shapes", late.version, 1, token)
     closed = close_requests("shapes", "slow", state="FAILED", attempts=1)
     assert closed is not None
     assert closed.outcome == "overtaken"
@@ -156,7 +158,7 @@ def test_retraining_without_the_class_fulfils_a_rejected_request(
     ledger.note_verdict("run", "rejected", ["forget_error"], "mlflow")
     close_requests("shapes", "run")
     champion("shapes", 5, forgotten=(3,))
-    fulfilled = champions.promote("shapes", 2, 1)
+    fulfilled = promotion.promote("shapes", 2, 1)
     assert [entry.id for entry in fulfilled] == [request]
     assert state(request) == "fulfilled"
 
@@ -171,9 +173,9 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_late_run_cannot_promote(
     assert token > late
     made = champion("shapes", 5, forgotten=(3,), parent="shapes/1")
     with pytest.raises(RefusedError, match=rf"has lost its requests \(claim {late} is closed\)"):
-        champions.promote("shapes", made.version, 1, late)
+        promotion.promote("shapes", made.version, 1, late)
     assert registry.resolve("shapes").version == 1
-    champions.promote("shapes", made.version, 1, token)
+    promotion.promote("shapes", made.version, 1, token)
     assert state(request) == "fulfilled"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlflow_store import save_tiny, tiny_model
 
-from expunge.artifacts import sha256_file
+from expunge.formats.files import sha256_file
 from expunge.steps.export_onnx import export_onnx
 
 pytest_plugins = ["mlflow_store"]
@@ -20,7 +20,7 @@ def test_export_writes_the_file_and_reports_it(tmp_path: Path, tiny_onnx: Path) 
 
 def test_the_step_starts_without_mlflow() -> None:
     code = (
-        "import sys, expunge.steps.export_onnx, expunge.export;"
+        "import sys, expunge.steps.export_onnx, expunge.formats.onnx;"
         "sys.exit(bool({'mlflow', 'torch', 'onnx'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,9 +9,9 @@ from mlflow_store import save_tiny_fisher
 from tiny_data import write_tiny
 
 from expunge import registry
-from expunge.artifacts import load_model_info, write_json
 from expunge.config import ClaimConfig, TrainConfig
 from expunge.errors import RefusedError, UserError
+from expunge.formats.files import load_model_info, write_json
 from expunge.oracles import oracle_config, oracle_seeds, recipe_key
 from expunge.steps.claim_requests import claim_requests
 from expunge.steps.find_oracle import find_oracle

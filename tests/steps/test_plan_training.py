@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from mlflow_store import Registrar, save_tiny, tiny_model
 
-from expunge import champions, ledger, registry
+from expunge import ledger, registry
 from expunge.config import TrainConfig
 from expunge.errors import UserError
+from expunge.lifecycle import promotion
 from expunge.steps.plan_training import Plan, plan_training, weights_digest
 
 pytest_plugins = ["mlflow_store"]
@@ -26,9 +27,9 @@ def test_what_was_erased_stays_out_and_the_champion_is_the_one_of_now(
 ) -> None:
     registrar("shapes", 0)
     registrar("shapes", 1, forgotten=(3,))
-    champions.promote("shapes", 1, None)
+    promotion.promote("shapes", 1, None)
     assert plan_training(config(), "shapes")[:2] == ([], 1)
-    champions.promote("shapes", 2, 1)
+    promotion.promote("shapes", 2, 1)
     assert plan_training(config(), "shapes")[:2] == ([3], 2)
     assert plan_training(config(3, 0), "shapes")[:2] == ([0, 3], 2)
 
@@ -36,7 +37,7 @@ def test_what_was_erased_stays_out_and_the_champion_is_the_one_of_now(
 def test_an_alias_that_somebody_moved_is_put_right_first(registrar: Registrar) -> None:
     registrar("shapes", 0)
     registrar("shapes", 1)
-    champions.promote("shapes", 1, None)
+    promotion.promote("shapes", 1, None)
     registry.set_alias("shapes", "champion", 2)
     assert plan_training(config(), "shapes").expected == 1
     assert registry.aliases("shapes") == {"champion": 1}
@@ -47,7 +48,7 @@ def test_a_plan_that_was_made_stands_as_it_is(
 ) -> None:
     """Neither MLflow nor the ledger is asked: a local run would pay for it twice."""
     registrar("shapes", 0, forgotten=(3,))
-    champions.promote("shapes", 1, None)
+    promotion.promote("shapes", 1, None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     monkeypatch.setattr(ledger, "erasures", None)
     assert plan_training(config(2), "shapes", 0) == Plan([2], 0, "", "")
@@ -64,7 +65,7 @@ def test_a_name_of_oracles_is_refused(store: Path, expected: int) -> None:
 
 def test_what_does_not_exist_is_refused(registrar: Registrar) -> None:
     registrar("shapes", 0)
-    champions.promote("shapes", 1, None)
+    promotion.promote("shapes", 1, None)
     with pytest.raises(UserError, match="without names class 9; 'shapes' has the classes 0 to 3"):
         plan_training(config(1, 9), "shapes")
     with pytest.raises(UserError, match="'resnet9'"):
@@ -79,12 +80,12 @@ def test_a_version_to_begin_with_is_the_one_of_now(registrar: Registrar) -> None
     """By its number and its digest, so that neither alias nor name decides what is cached."""
     registrar("shapes", 0)
     registrar("shapes", 1)
-    champions.promote("shapes", 1, None)
+    promotion.promote("shapes", 1, None)
     uri = "models:/shapes@champion"
     first = plan_training(config(init_from=uri), "other")
     assert first.init_from == "models:/shapes/1"
     assert plan_training(config(init_from="models:/shapes/1"), "other") == first
-    champions.promote("shapes", 2, 1)
+    promotion.promote("shapes", 2, 1)
     second = plan_training(config(init_from=uri), "other")
     assert second.init_from == "models:/shapes/2"
     assert registry.resolve("shapes", 2).digests["weights"] in second.start

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from expunge.artifacts import load_dataset_info
 from expunge.config import PrepareDataConfig
 from expunge.errors import DataError, OperationalError, UserError
+from expunge.formats.files import load_dataset_info
 from expunge.steps.prepare_data import prepare_data
 
 

@@ -4,8 +4,8 @@ import pytest
 from mlflow_store import save_tiny, save_tiny_fisher, tiny_model, write_validation
 
 from expunge import ledger, registry
-from expunge.artifacts import sha256_file
 from expunge.errors import RefusedError, UserError
+from expunge.formats.files import sha256_file
 from expunge.steps.register import register
 
 pytest_plugins = ["mlflow_store"]

@@ -1,1 +1,1 @@
-"""Data sources and what they write: see `expunge.artifacts` for the format."""
+"""Data sources and what they write: see `expunge.formats.files` for the format."""

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from expunge.artifacts import DatasetInfo, save_arrays
 from expunge.config import PrepareDataConfig
 from expunge.data.images import fit_image
 from expunge.data.pool import parallel_map
 from expunge.data.stats import channel_histogram, describe_arrays, mean_and_std
 from expunge.errors import UserError
+from expunge.formats.files import DatasetInfo, save_arrays
 
 # Bytes of uint8 pixels, over all splits read, that are held in memory; above it files stay files.
 # The training process holds them as well, on machines with 8 GiB and more.

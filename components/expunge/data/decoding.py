@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from expunge.artifacts import read_json
 from expunge.data.images import Box, decode_box, decode_image
 from expunge.errors import DataError
+from expunge.formats.files import read_json
 
 # Which image, the seed of its random crop (None: cut around the centre), and whether to mirror it.
 Job = tuple[int, int | None, bool]

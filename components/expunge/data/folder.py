@@ -4,13 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from expunge.artifacts import DatasetInfo
 from expunge.config import PrepareDataConfig
 from expunge.data.archive import ARCHIVES, open_archive
 from expunge.data.image_set import write_image_set
 from expunge.data.images import ImageFile
 from expunge.data.layout import Tree, is_ignored
 from expunge.errors import DataError
+from expunge.formats.files import DatasetInfo
 
 
 def write_folder(config: PrepareDataConfig, target: Path) -> DatasetInfo:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expunge.artifacts import DatasetInfo
 from expunge.config import PrepareDataConfig
 from expunge.data.archive import ARCHIVES, open_archive
 from expunge.data.folder import local_file
@@ -17,6 +16,7 @@ from expunge.data.image_set import write_image_set
 from expunge.data.layout import Parts, Tree, is_ignored
 from expunge.data.pool import MAX_THREADS, parallel_map
 from expunge.errors import DataError, OperationalError
+from expunge.formats.files import DatasetInfo
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError

@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from expunge.artifacts import DatasetInfo
 from expunge.config import PrepareDataConfig
 from expunge.data.digits import write_digits
 from expunge.data.folder import write_folder
 from expunge.data.s3 import write_s3
 from expunge.data.torchvision_sets import SETS, write_torchvision
 from expunge.errors import UserError
+from expunge.formats.files import DatasetInfo
 
 Loader = Callable[[PrepareDataConfig, Path], DatasetInfo]
 

@@ -31,6 +31,7 @@ from expunge.ledger.claims import (
     note_verdict,
 )
 from expunge.ledger.events import Event, erase_texts, events_of, verified_events, verify
+from expunge.ledger.inventory import Written, addresses, holding, note_removed, note_written
 from expunge.ledger.requests import (
     DUE,
     Added,
@@ -42,7 +43,6 @@ from expunge.ledger.requests import (
     list_requests,
     retry_request,
 )
-from expunge.ledger.written import Written, addresses, holding, note_removed, note_written
 
 __all__ = [
     "DUE",

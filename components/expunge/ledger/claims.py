@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from expunge import holders
+from expunge import processes as holders
 from expunge.errors import RefusedError
 from expunge.ledger.database import now, reading, stamp, writing
 from expunge.ledger.events import append

@@ -1,13 +1,14 @@
 """Runs and registered versions, in MLflow; the only package that imports it, and only when called.
 
 An expunge version is an MLflow model version whose flavour is ONNX, whose artifacts hold a model
-folder (`expunge.artifacts`) and whose tags start with `expunge.`. The alias `champion` serves,
+folder (`expunge.formats.files`) and whose tags start with `expunge.`. The alias `champion` serves,
 `previous` is what it replaced. Oracles are versions of the model `NAME-oracles`, without aliases.
 """
 
 from expunge.registry.aliases import aliases, candidate, erased_tags, set_alias, tag_champion
 from expunge.registry.registration import register
-from expunge.registry.runs import (
+from expunge.registry.store import prepared_uri
+from expunge.registry.tracking import (
     abandon_runs,
     attached_run,
     discard_run,
@@ -18,7 +19,6 @@ from expunge.registry.runs import (
     pipeline_run,
     read_artifact,
 )
-from expunge.registry.store import prepared_uri
 from expunge.registry.versions import (
     ACCURACY_TAG,
     CHAMPION,

@@ -1,7 +1,7 @@
 """The aliases `champion` and `previous`, and the tags that say what a model has erased.
 
-`expunge.champions` decides which version is champion; here that is shown in MLflow. The tags are
-only ever added, so that what was erased is known even where the ledger was lost.
+`expunge.lifecycle.promotion` decides which version is champion; here that is shown in MLflow. The
+tags are only ever added, so that what was erased is known even where the ledger was lost.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import expunge
-from expunge.artifacts import (
+from expunge.errors import OperationalError, UserError
+from expunge.formats.files import (
     CODES,
     ONNX,
     WEIGHTS,
@@ -22,7 +23,6 @@ from expunge.artifacts import (
     opaque_name,
     sha256_file,
 )
-from expunge.errors import OperationalError, UserError
 from expunge.oracles import SUFFIX, holds_oracles, recipe_key
 from expunge.registry.store import check_name, connect, store_errors
 from expunge.registry.versions import (

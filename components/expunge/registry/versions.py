@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from expunge.artifacts import (
+from expunge.errors import OperationalError, UserError
+from expunge.formats.files import (
     CODES,
     FISHER,
     MODEL,
@@ -20,7 +21,6 @@ from expunge.artifacts import (
     load_model_info,
     sha256_file,
 )
-from expunge.errors import OperationalError, UserError
 from expunge.oracles import SUFFIX, check_no_oracles, holds_oracles, oracle_model
 from expunge.registry.store import check_name, connect, pages, store_errors
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from expunge.artifacts import ModelInfo, load_model_info
 from expunge.config import ClaimConfig
 from expunge.errors import UserError
+from expunge.formats.files import ModelInfo, load_model_info
 from expunge.oracles import SUFFIX
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ def claim_requests(config: ClaimConfig, model: Path) -> Claimed:
             of a dry run, or it is an oracle.
         RefusedError: a request that is named is held by another run, or waits for approval.
     """
-    from expunge import champions, ledger, registry
-    from expunge.classes import check_forgettable
+    from expunge import ledger, registry
+    from expunge.class_selection import check_forgettable
+    from expunge.lifecycle import promotion
     from expunge.steps.close_requests import settle_lost
 
     if config.dry_run:
@@ -52,7 +53,7 @@ def claim_requests(config: ClaimConfig, model: Path) -> Claimed:
         check_forgettable(info, config.classes)
         return _what(base, info, 0, [], config.classes)
     settle_lost(config.name)
-    champions.reconcile(config.name)
+    promotion.reconcile(config.name)
     base = registry.resolve(config.name)
     info = registry.model_info(base)
     claim = ledger.claim_requests(

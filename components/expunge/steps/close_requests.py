@@ -21,7 +21,8 @@ def close_requests(
     Raises:
         OperationalError: MLflow cannot be reached. The requests are back in the queue all the same.
     """
-    from expunge import champions, ledger, registry
+    from expunge import ledger, registry
+    from expunge.lifecycle import promotion
 
     claim = ledger.find_claim(run)
     if claim is None or not claim.active:
@@ -30,7 +31,7 @@ def close_requests(
     try:
         unsettled = ledger.held_requests(claim.token)  # else promote has settled them
         if unsettled:
-            champions.reconcile(name)
+            promotion.reconcile(name)
         if unsettled or claim.holder is None:  # on a cluster no command ends its MLflow run
             registry.end_pipeline(name, run, "FINISHED" if state == SUCCEEDED else "FAILED")
     except OperationalError as unreachable:
@@ -51,7 +52,8 @@ def settle_lost(name: str, attempts: int = ATTEMPTS) -> list[Claim]:
 
     What a dead run left on this machine is ended first, so that nothing of it works on.
     """
-    from expunge import holders, ledger, registry
+    from expunge import ledger, registry
+    from expunge import processes as holders
 
     if registry.has_model(name):
         registry.abandon_runs(name)

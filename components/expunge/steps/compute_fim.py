@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from expunge import artifacts
+from expunge.device import best_device, gradient_chunk
 from expunge.errors import UserError
-from expunge.steps.device import best_device, gradient_chunk
+from expunge.formats import files
 
 
 def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> dict[str, object]:
@@ -23,7 +23,7 @@ def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> di
 
     from expunge.core.fisher import code_gradients, forget_terms
 
-    stored = artifacts.load_model(model)
+    stored = files.load_model(model)
     device = best_device()
     provenance = {
         "torch": torch.__version__,
@@ -38,14 +38,14 @@ def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> di
     chunk = gradient_chunk(device)
     if not classes:
         total = code_gradients(module, codes_KCHW, classes_K, chunk=chunk).squares
-        artifacts.save_fisher(fisher, total, provenance)
+        files.save_fisher(fisher, total, provenance)
         return {"classes": held, "gradients": len(held)}
     missing = sorted(set(classes) - set(held))
     if missing:
         raise UserError(f"classes {missing} have no code in this model; it has codes of {held}")
     if set(classes) == set(held):
         raise UserError("all classes are to be forgotten; at least one has to remain")
-    known, how = artifacts.load_fisher(model) if (model / artifacts.FISHER).exists() else (None, {})
+    known, how = files.load_fisher(model) if (model / files.FISHER).exists() else (None, {})
     usable = known is not None and how == provenance
     terms = forget_terms(
         module,
@@ -55,7 +55,7 @@ def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> di
         {name: value.to(device) for name, value in known.items()} if usable and known else None,
         chunk=chunk,
     )
-    artifacts.save_forget_terms(fisher, terms)
+    files.save_forget_terms(fisher, terms)
     gradients = len(held) if terms.direct else len(classes)
     return {
         "classes": sorted(classes),

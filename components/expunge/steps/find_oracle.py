@@ -14,8 +14,8 @@ def find_oracle(dataset: Path, name: str, version: int, classes: Sequence[int], 
         UserError: the data is not what the version was trained on, or there is no such version.
     """
     from expunge import registry
-    from expunge.artifacts import load_dataset_info
     from expunge.errors import UserError
+    from expunge.formats.files import load_dataset_info
     from expunge.oracles import recipe_key
 
     base = registry.resolve(name, version or None)

@@ -14,8 +14,9 @@ def keep_oracle(name: str, version: int, model: Path, onnx: Path, report: Path) 
     Raises:
         UserError: it was trained on other data or with other settings than the version.
     """
-    from expunge import records, registry
-    from expunge.artifacts import CODES, MODEL, ONNX, WEIGHTS, load_model_info, read_json
+    from expunge import registry
+    from expunge.formats.files import CODES, MODEL, ONNX, WEIGHTS, load_model_info, read_json
+    from expunge.lifecycle import provenance
     from expunge.oracles import check_same_recipe, oracle_model
 
     base = registry.resolve(name, version or None)
@@ -27,5 +28,5 @@ def keep_oracle(name: str, version: int, model: Path, onnx: Path, report: Path) 
             shutil.copyfile(model / part, Path(folder) / part)
         shutil.copyfile(onnx, Path(folder) / ONNX)
         kept = registry.register(run_id, oracle_model(name), Path(folder), tags, registry.ORACLE)
-        records.wrote_version(kept, Path(folder))
+        provenance.wrote_version(kept, Path(folder))
     return {"model": kept.name, "version": kept.version, "seed": kept.seed}

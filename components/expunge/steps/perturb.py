@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from expunge import artifacts
-from expunge.artifacts import Codes, ModelInfo
-from expunge.classes import check_forgettable
+from expunge.class_selection import check_forgettable
 from expunge.config import PerturbConfig
-from expunge.steps.device import best_device
+from expunge.device import best_device
+from expunge.formats import files
+from expunge.formats.files import Codes, ModelInfo
 
 
 def perturb(
@@ -25,12 +25,12 @@ def perturb(
     """
     import torch
 
-    from expunge.core.calibrate import Trial, calibrate
+    from expunge.core.rules.calibrate import Trial, calibrate
 
-    stored = artifacts.load_model(model)
+    stored = files.load_model(model)
     check_forgettable(stored.info, config.classes)
     device = best_device()
-    terms = artifacts.load_forget_terms(fisher, device)
+    terms = files.load_forget_terms(fisher, device)
     module = stored.module.to(device)
     classes_K = stored.codes.classes_K.to(device)
     codes_KCHW = stored.codes.images_KCHW.to(device)
@@ -54,10 +54,10 @@ def perturb(
     kept_K = ~forget_K.cpu()
     codes = Codes(stored.codes.images_KCHW[kept_K], stored.codes.classes_K[kept_K])
     info = unlearned_info(stored.info, config.classes, parent)
-    artifacts.save_model(unlearned, info, module.state_dict(), codes)
+    files.save_model(unlearned, info, module.state_dict(), codes)
 
     def row(trial: Trial) -> dict[str, Any]:
-        values: dict[str, Any] = artifacts.finite(dataclasses.asdict(trial))
+        values: dict[str, Any] = files.finite(dataclasses.asdict(trial))
         return values
 
     return {
@@ -77,7 +77,7 @@ def unlearned_info(info: ModelInfo, classes: tuple[int, ...], parent: str) -> Mo
     """
     forgotten = tuple(sorted({*info.forgotten, *classes}))
     names = tuple(
-        artifacts.opaque_name(index) if index in forgotten else name
+        files.opaque_name(index) if index in forgotten else name
         for index, name in enumerate(info.class_names)
     )
     settings = {key: value for key, value in info.settings.items() if key != "seed"}

@@ -46,9 +46,10 @@ def plan_training(config: TrainConfig, name: str, expected: int = SERVING) -> Pl
         from expunge.models import check_architecture
 
         check_architecture(config.arch)
-    from expunge import champions, registry
+    from expunge import registry
+    from expunge.lifecycle import promotion
 
-    serving = champions.reconcile(name).champion or 0
+    serving = promotion.reconcile(name).champion or 0
     known = {version.version: version for version in registry.versions(name)}
     if serving in known and config.without:
         classes = len(registry.model_info(known[serving]).class_names)
@@ -57,7 +58,7 @@ def plan_training(config: TrainConfig, name: str, expected: int = SERVING) -> Pl
                 f"without names class {unknown[0]}; {name!r} has the classes 0 to {classes - 1}"
             )
     init_from, start = _start(config)
-    return Plan(sorted({*config.without, *champions.erased(name)}), serving, init_from, start)
+    return Plan(sorted({*config.without, *promotion.erased(name)}), serving, init_from, start)
 
 
 def check_model_name(name: str) -> None:
@@ -79,11 +80,11 @@ def weights_digest(weights: str) -> str:
     One that is not here, but where training runs, gets a value that no other run has: no cached
     training is taken for one from it.
     """
-    from expunge import records
+    from expunge.lifecycle import provenance
 
     path = Path(weights)
     if path.name and path.exists():
-        return records.digest(path)
+        return provenance.digest(path)
     return _unlike_any() if path.suffix else ""
 
 

@@ -10,9 +10,9 @@ def promote(
 
     `token` is that of the claim on the requests which the version fulfils.
     """
-    from expunge import champions
+    from expunge.lifecycle import promotion
 
-    fulfilled = champions.promote(name, version, expected, token)
+    fulfilled = promotion.promote(name, version, expected, token)
     return {
         "model": name,
         "version": version,

@@ -26,8 +26,9 @@ def register(
         RefusedError: the report says that the gate rejected the model, or this run has lost its
             requests to another.
     """
-    from expunge import environment, records, registry
-    from expunge.artifacts import CODES, FISHER, MODEL, ONNX, WEIGHTS, read_json
+    from expunge import environment, registry
+    from expunge.formats.files import CODES, FISHER, MODEL, ONNX, WEIGHTS, read_json
+    from expunge.lifecycle import provenance
     from expunge.verdicts import rejected_by, verdict
 
     report = read_json(validation)
@@ -48,7 +49,7 @@ def register(
             if path.is_file():  # the registry names those that are missing
                 shutil.copyfile(path, Path(folder) / part)
         version = registry.register(run_id, name, Path(folder), tags, kind)
-        records.wrote_version(version, Path(folder))
+        provenance.wrote_version(version, Path(folder))
     return {
         "model": version.name,
         "version": version.version,

@@ -13,7 +13,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from expunge.artifacts import (
+from expunge.config import TrainConfig
+from expunge.errors import UserError
+from expunge.formats.files import (
     Codes,
     DatasetInfo,
     ModelInfo,
@@ -23,15 +25,13 @@ from expunge.artifacts import (
     save_model,
     write_json,
 )
-from expunge.checkpoints import checkpoint_key, load_latest, locked, remove_checkpoints
-from expunge.config import TrainConfig
-from expunge.errors import UserError
-from expunge.steps import trainjob
-from expunge.steps.across import launch_across
-from expunge.steps.launch import REPORT, launch, reporting
+from expunge.training import trainjob
+from expunge.training.checkpoints import checkpoint_key, load_latest, locked, remove_checkpoints
+from expunge.training.multinode import launch_across
+from expunge.training.torchrun import REPORT, launch, reporting
 
 if TYPE_CHECKING:
-    from expunge.steps.session import Session
+    from expunge.training.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def train(
     checkpoints: Path,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
 ) -> dict[str, Any]:
-    """Train, write the model folder that `expunge.artifacts` describes, and report.
+    """Train, write the model folder that `expunge.formats.files` describes, and report.
 
     The same config and data give the same bytes on the same machine. A run that is killed goes on
     from its last epoch in `checkpoints`, to the same bytes; `on_epoch` then gets the epochs before
@@ -122,9 +122,9 @@ def _train_here(
     recorded: bool = True,
 ) -> dict[str, Any]:
     """In this process. Its checkpoints go into the ledger unless somebody else has seen to that."""
-    from expunge import records
-    from expunge.steps.determinism import deterministic
-    from expunge.steps.setup import open_session
+    from expunge.device import deterministic
+    from expunge.lifecycle import provenance
+    from expunge.training.build import open_session
 
     classes = [i for i in range(len(info.class_names)) if i not in config.without]
     started = time.monotonic()
@@ -133,13 +133,13 @@ def _train_here(
         with locked(folder) if session.first else nullcontext():
             session.wait()
             if session.first and recorded:
-                records.wrote_folder(folder, "checkpoints", classes)
+                provenance.wrote_folder(folder, "checkpoints", classes)
             report = _run(session, folder, on_epoch)
             if session.first:
                 _write(session, model)
                 remove_checkpoints(folder)
                 if recorded:
-                    records.removed(folder)
+                    provenance.removed(folder)
             session.wait()
     return {**report, "seconds": time.monotonic() - started}
 
@@ -147,8 +147,8 @@ def _train_here(
 def _run(
     session: Session, folder: Path, on_epoch: Callable[[int, dict[str, float]], None]
 ) -> dict[str, Any]:
-    from expunge.checkpoints import save_checkpoint
-    from expunge.steps.progress import Progress
+    from expunge.training.checkpoints import save_checkpoint
+    from expunge.training.progress import Progress
 
     epochs, done = session.config.epochs, 0
     history: list[dict[str, float]] = []
@@ -202,7 +202,7 @@ def _write(session: Session, model: Path) -> None:
 
 
 def main(arguments: Path) -> None:
-    """One of torchrun's processes, as `expunge.steps.launch` starts it."""
+    """One of torchrun's processes, as `expunge.training.torchrun` starts it."""
     import os
 
     raw = read_json(arguments)

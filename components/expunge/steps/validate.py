@@ -8,17 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge import artifacts, export
-from expunge.artifacts import StoredModel
 from expunge.config import GateConfig
-from expunge.core import gate, metrics
-from expunge.core.gate import Check
-from expunge.core.training import normalise
+from expunge.core import metrics
+from expunge.core.epoch import normalise
+from expunge.core.grading import checks as gate
+from expunge.core.grading.checks import Check
 from expunge.data.batches import Share, Split, open_split
+from expunge.device import best_device
 from expunge.errors import UserError
-from expunge.steps.attack import attack
-from expunge.steps.device import best_device
-from expunge.steps.findings import UNLEARNED, Findings
+from expunge.formats import files
+from expunge.formats import onnx as export
+from expunge.formats.files import StoredModel
+from expunge.validation.attack import attack
+from expunge.validation.findings import UNLEARNED, Findings
 
 BATCH = 256
 # No policy lets these pass: a class that the outputs still give, and a file that is not the model.
@@ -48,9 +50,9 @@ def validate(
     Raises:
         UserError: the data set does not fit the model, or lacks images of a class that it needs.
     """
-    info = artifacts.load_dataset_info(dataset)
-    unlearned = artifacts.load_model(model)
-    original = artifacts.load_model(base) if base else unlearned
+    info = files.load_dataset_info(dataset)
+    unlearned = files.load_model(model)
+    original = files.load_model(base) if base else unlearned
     _check_fit(info, unlearned)
     split = open_split(dataset, info, "test", torch.device("cpu"))
     parity = export.parity(
@@ -113,7 +115,7 @@ def validate(
         info,
         original,
         unlearned,
-        [artifacts.load_model(folder) for folder in folders],
+        [files.load_model(folder) for folder in folders],
         classes,
         forget_error=config.forget_error,
     )
@@ -213,7 +215,7 @@ def _codes_right(judged: StoredModel, owner: StoredModel) -> Tensor:
     return torch.eq(predictions_K, owner.codes.classes_K).double()
 
 
-def _check_fit(info: artifacts.DatasetInfo, stored: StoredModel) -> None:
+def _check_fit(info: files.DatasetInfo, stored: StoredModel) -> None:
     if info.input_shape != stored.info.input_shape:
         raise UserError(
             f"images of {info.source} are {info.input_shape} (C, H, W) and the model takes "
@@ -226,7 +228,7 @@ def _check_fit(info: artifacts.DatasetInfo, stored: StoredModel) -> None:
         )
 
 
-def _changed_splits(info: artifacts.DatasetInfo, stored: StoredModel) -> list[str]:
+def _changed_splits(info: files.DatasetInfo, stored: StoredModel) -> list[str]:
     """The splits that are not what the model was trained with, as far as it says."""
     known = stored.info.data_digests
     return [

@@ -108,7 +108,7 @@ WATCHED = {
     "mlflow.tracking.client": watch_client,
     "safetensors.torch": watch_files,
     "safetensors.numpy": watch_files,
-    "expunge.artifacts": watch_json,
+    "expunge.formats.files": watch_json,
     f"expunge.steps.{actor()}": watch_step,
 }
 

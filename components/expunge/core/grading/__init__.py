@@ -1,0 +1,1 @@
+"""Checks, grades and the battery of attacks."""

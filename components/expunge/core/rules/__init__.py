@@ -1,0 +1,1 @@
+"""Rules that change the weights so that a class is forgotten."""

@@ -1,0 +1,1 @@
+"""The formats on disk: one save and one load function for each."""

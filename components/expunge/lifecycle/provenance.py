@@ -1,0 +1,108 @@
+"""Record in the ledger what a step has written, so that what remembers a class can be found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from expunge import environment, ledger
+from expunge.formats.files import (
+    DATASET,
+    MODEL,
+    load_dataset_info,
+    load_model_info,
+    opaque_name,
+    read_json,
+    sha256_file,
+)
+
+if TYPE_CHECKING:
+    from expunge.registry import Version
+
+
+class Port(Protocol):
+    """What kfp gives a step for an artifact: where it lies here, and its address for everybody."""
+
+    path: str
+    uri: str
+
+
+def wrote(port: Port, kind: str, of: Port | None = None, model: str | None = None) -> str:
+    """Record an artifact that a step has written, before kfp puts it where it is kept.
+
+    The classes are those that the data set or model in it knows, or that in `of`, from which it
+    was made. Returns its digest, which is part of the key of every cached step that reads it.
+    """
+    path = Path(port.path)
+    found = digest(path)
+    if path.exists() and (path.is_file() or any(path.iterdir())):
+        classes = known_classes(Path((of or port).path))
+        ledger.note_written(
+            port.uri,
+            kind,
+            classes,
+            digest=found,
+            model=model,
+            run=environment.pipeline_run(),
+        )
+    return found
+
+
+def wrote_version(version: Version, folder: Path) -> None:
+    """Record a version that was registered from `folder`, by the URI that any client loads."""
+    ledger.note_written(
+        version.uri,
+        "version",
+        known_classes(folder),
+        digest=digest(folder),
+        model=version.name,
+        run=environment.pipeline_run(),
+    )
+
+
+def known_classes(folder: Path) -> set[int]:
+    """The class indices that a data set, a model or a folder of models holds anything of."""
+    if (folder / DATASET).is_file():
+        splits = load_dataset_info(folder).splits.values()
+        return {i for split in splits for i, count in enumerate(split.counts) if count}
+    return {i for path in folder.rglob(MODEL) for i in load_model_info(path.parent).retained}
+
+
+def wrote_folder(folder: Path, kind: str, classes: Collection[int], model: str = "") -> None:
+    """Record a folder or file of this machine that others read or that outlives the step."""
+    ledger.note_written(
+        str(folder.resolve()), kind, classes, model=model or None, run=environment.pipeline_run()
+    )
+
+
+def removed(folder: Path) -> None:
+    """Record that a folder or file of this machine is gone, with all that was in it."""
+    ledger.note_removed(str(folder.resolve()))
+
+
+def wrote_report(address: str, page: Path, validation: Path, model: str) -> None:
+    """Record a report, which names the classes that were not to be forgotten."""
+    names = read_json(validation).get("class_names", [])
+    classes = [index for index, text in enumerate(names) if text != opaque_name(index)]
+    ledger.note_written(
+        address, "report", classes, digest=digest(page), model=model,
+        run=environment.pipeline_run(),
+    )  # fmt: skip
+
+
+def digest(path: Path) -> str:
+    """`sha256:` of a file; of a folder, of its files' names and digests.
+
+    Of a data set it is that of its description, which has the digests of the images.
+    """
+    if path.is_file():
+        return f"sha256:{sha256_file(path)}"
+    whole = hashlib.sha256()
+    described = path / DATASET
+    files = [described] if described.is_file() else sorted(path.rglob("*"))
+    for file in files:
+        if file.is_file():
+            whole.update(f"{file.relative_to(path)} {sha256_file(file)}\n".encode())
+    return f"sha256:{whole.hexdigest()}"

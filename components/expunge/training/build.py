@@ -1,0 +1,190 @@
+"""Opens a training: everything that `Session` holds, built from the config and the data."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from expunge import registry
+from expunge.config import TrainConfig
+from expunge.core.codes import draw_codes
+from expunge.core.epoch import Inputs, derive_seed
+from expunge.core.precision import choose_precision
+from expunge.data.batches import open_split
+from expunge.errors import UserError
+from expunge.formats.files import MODEL, DatasetInfo, load_model_info
+from expunge.formats.pretrained import (
+    SUFFIXES,
+    load_exactly,
+    load_pretrained,
+    model_state,
+    pretrained_state,
+    state_digest,
+)
+from expunge.models import build_model
+from expunge.training.session import Session
+
+MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names
+
+# Products in a step's forward pass up to which a network of matrices alone computes on one thread.
+# On two cores, batch 128, medians: 64-1000-10 0.8 ms on one thread and 1.2 ms on two; 784-1000-10
+# 10 ms and 30 ms while others compute as well, since each short operation waits for every thread.
+ONE_THREAD = 2**27
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_session(config: TrainConfig, info: DatasetInfo, dataset: Path) -> Iterator[Session]:
+    """Everything on its device; torch's generators and accelerate's state are restored afterwards.
+
+    Raises:
+        UserError: precision, architecture or weights do not go together with the data or device.
+    """
+    on_cpu = not torch.cuda.is_available()
+    device = torch.device("cpu" if on_cpu else "cuda")
+    precision = choose_precision(config.precision, device)
+    threads = torch.get_num_threads()
+    accelerator = Accelerator(mixed_precision=MIXED[precision], cpu=on_cpu)
+    try:
+        device = accelerator.device
+        with torch.random.fork_rng(devices=[] if on_cpu else [device]):
+            module, start = _initial_model(config, info)
+            if on_cpu and is_small(module, config.batch_size):
+                torch.set_num_threads(1)
+            module = _with_shared_statistics(module, accelerator)
+            optimizer = torch.optim.SGD(
+                module.parameters(),
+                lr=config.learning_rate,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            )
+            model, optimizer = accelerator.prepare(module, optimizer)
+            opened = partial(open_split, dataset, info, device=device, workers=config.workers)
+            yield Session(
+                config=config,
+                info=info,
+                recipe=_recipe(config, info, start, precision, device),
+                accelerator=accelerator,
+                precision=precision,
+                model=model,
+                module=accelerator.unwrap_model(model),
+                optimizer=optimizer,
+                inputs=_inputs(config, info, device),
+                train_split=opened("train", without=config.without),
+                test_split=opened("test"),
+            )
+    finally:
+        torch.set_num_threads(threads)
+        accelerator.end_training()
+        # accelerate keeps its settings for the process; another training may need others
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _initial_model(config: TrainConfig, info: DatasetInfo) -> tuple[nn.Module, dict[str, str]]:
+    """The model before its first step, and what stands for its pretrained weights in the recipe."""
+    torch.manual_seed(derive_seed(config.seed, "weights"))
+    classes = len(info.class_names)
+    module = build_model(config.arch, info.input_shape, classes)
+    if config.weights:
+        state = pretrained_state(config.arch, config.weights)
+        load_pretrained(module, state, classes)
+        name = "" if config.weights.endswith(SUFFIXES) else f"{config.weights} "
+        return module, {"weights": f"{name}sha256:{state_digest(state)}"}
+    if config.init_from:
+        with existing(config.init_from) as source:
+            _check_remembers(source, config)
+            state = model_state(config.arch, source)
+        load_exactly(module, state)
+        return module, {"init_from": f"sha256:{state_digest(state)}"}
+    return module, {}
+
+
+@contextmanager
+def existing(source: str) -> Iterator[Path]:
+    """The model folder or weights file that `init_from` names; a registered version is fetched."""
+    if not source.startswith(registry.REGISTERED):
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = Path(folder) / "model"
+        registry.download(registry.named(source), fetched)
+        yield fetched
+
+
+def _check_remembers(source: Path, config: TrainConfig) -> None:
+    """A class that is left out must not come in with the weights; a bare file cannot be asked."""
+    if not (source / MODEL).exists():
+        return
+    remembered = sorted(set(config.without) - set(load_model_info(source).forgotten))
+    if remembered:
+        raise UserError(
+            f"init_from {config.init_from} remembers classes {remembered}, which this training "
+            "leaves out; begin with a model that has forgotten them"
+        )
+
+
+def _with_shared_statistics(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """On GPUs, BatchNorm whose statistics are those of the whole batch."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if accelerator.num_processes == 1 or not norms:
+        return module
+    if accelerator.device.type != "cuda":
+        logger.warning(
+            "torch has no BatchNorm across processes on a CPU: each process uses the statistics of "
+            "its own share of a batch, and the first one's running statistics are kept"
+        )
+        return module
+    convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+    return convert(module)
+
+
+def is_small(module: nn.Module, batch_size: int) -> bool:
+    """Whether a CPU is better off with one thread for it."""
+    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
+    return not convolves and batch_size * sum(p.numel() for p in module.parameters()) <= ONE_THREAD
+
+
+def _inputs(config: TrainConfig, info: DatasetInfo, device: torch.device) -> Inputs:
+    classes = len(info.class_names)
+    retained = [index for index in range(classes) if index not in config.without]
+    generator = torch.Generator().manual_seed(config.seed)
+    codes_KCHW = draw_codes(retained, classes, info.input_shape, generator)
+    return Inputs(
+        mean_C=torch.tensor(info.mean, device=device),
+        std_C=torch.tensor(info.std, device=device),
+        codes_KCHW=codes_KCHW.to(device),
+        classes_K=torch.tensor(retained, device=device),
+    )
+
+
+def _recipe(
+    config: TrainConfig,
+    info: DatasetInfo,
+    start: dict[str, str],
+    precision: str,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Pretrained weights stand in it by their digest: a path says nothing of its content.
+
+    One node goes without saying, as it did before there could be several: keys stay what they were.
+    """
+    settings = {**asdict(config), "without": sorted(config.without), **start}
+    if config.nodes == 1:
+        del settings["nodes"]
+    return {
+        "config": {**settings, "precision": precision},
+        "device": device.type,
+        "data": {split: part.digest for split, part in info.splits.items()},
+        "mean": list(info.mean),
+        "std": list(info.std),
+    }

@@ -1,0 +1,1 @@
+"""The command `expunge`: one file for each subcommand."""

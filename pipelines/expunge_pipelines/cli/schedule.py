@@ -1,0 +1,93 @@
+"""`expunge schedule`: the forget pipeline at fixed times on a Kubeflow cluster."""
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from expunge.errors import UserError
+from expunge.policy import Policy
+from expunge_pipelines.cli import output as show
+from expunge_pipelines.cli.options import cluster_option, json_option, policy_options, rule_option
+from expunge_pipelines.kubeflow.settings import ClusterSettings
+
+COLUMNS = ("model", "cron", "enabled", "version", "parameters", "created_at", "id")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "--cron",
+    metavar="EXPRESSION",
+    help='Six fields, seconds first: "0 0 2 * * *" is each night at two.',
+)
+@click.option("--remove", is_flag=True, help="Remove the schedule of NAME.")
+@rule_option
+@policy_options
+@cluster_option
+@json_option
+def schedule(
+    name: str | None,
+    cron: str | None,
+    remove: bool,
+    rule: str,
+    policy: Policy,
+    settings: ClusterSettings,
+    as_json: bool,
+) -> None:
+    """Forget what is requested of model NAME at fixed times, on a Kubeflow cluster.
+
+    Without --cron and --remove, list the schedules of NAME, or all. EXPUNGE_KFP_HOST names the
+    cluster's Kubeflow Pipelines.
+    """
+    _check(name, cron, remove)
+    from expunge_pipelines.kubeflow import schedules
+
+    if name and cron is not None:
+        from expunge_pipelines.kubeflow.uploads import forget_parameters
+
+        parameters = forget_parameters(rule, policy)
+        made = schedules.create_schedule(name, cron, parameters, settings)
+        show.result(made, as_json, _made)
+    elif name and remove:
+        show.result(schedules.remove_schedule(name), as_json, _removed)
+    else:
+        show.result({"schedules": schedules.list_schedules(name)}, as_json, _listed)
+
+
+def _check(name: str | None, cron: str | None, remove: bool) -> None:
+    if cron is not None and remove:
+        raise UserError("--cron and --remove are both given; choose one of them")
+    if name is None and (cron is not None or remove):
+        option = "--remove" if remove else "--cron"
+        raise UserError(f"{option} is given without a model; name the one that it is for")
+    if name is not None:
+        from expunge.registry.store import check_name
+
+        check_name(name)
+
+
+def _made(console: Console, value: show.Result) -> None:
+    console.print(
+        f"{value['model']}: {'scheduled' if value['created'] else 'was scheduled already'} at "
+        f"{value['cron']}, version {value['version']} of the pipeline",
+        markup=False,
+    )
+    if value["replaced"]:
+        console.print(f"Replaced: {', '.join(value['replaced'])}", markup=False)
+
+
+def _removed(console: Console, value: show.Result) -> None:
+    console.print(f"{value['model']}: removed {', '.join(value['removed'])}", markup=False)
+
+
+def _listed(console: Console, value: show.Result) -> None:
+    if not value["schedules"]:
+        console.print('No schedule yet: expunge schedule NAME --cron "0 0 2 * * *" makes one.')
+        return
+    table = show.new_table(*COLUMNS)
+    for row in value["schedules"]:
+        given = (f"{key}={value}" for key, value in row["parameters"].items())
+        cells = row | {"enabled": "yes" if row["enabled"] else "no", "parameters": ", ".join(given)}
+        table.add_row(*(Text(str(cells[column] or "")) for column in COLUMNS))
+    # Wider than a narrow terminal rather than cut: an id is there to be copied.
+    console.print(table, width=max(console.width, 160))

@@ -1,0 +1,1 @@
+"""Pipelines on a cluster: compile, upload, start, follow, schedule."""

@@ -1,0 +1,53 @@
+"""A pipeline run on this machine: its id, its hold on the queue, and how it lets go."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from expunge import environment, ledger
+from expunge import processes as holders
+from expunge.errors import ExpungeError
+from expunge.steps.close_requests import CANCELLED, close_requests
+from expunge_pipelines.runners.environ import variables
+
+LEASE_SECONDS = 600.0  # how long a machine that lost its power keeps a request from the others
+RENEWALS = 5  # of a lease, so that a few may fail
+
+
+def new_run() -> str:
+    """An id for a pipeline run here."""
+    return f"local-{uuid.uuid4().hex}"
+
+
+@contextmanager
+def holding(name: str, run: str) -> Iterator[None]:
+    """Around pipeline run `run` of model `name`: its steps find its id, and this process, by
+    variables.
+
+    While the body runs, the lease of the run's claim is renewed. The pipeline's exit handler
+    settles the claim; where the run did not come to that, it is settled here.
+    """
+    over = threading.Event()
+    renewing = threading.Thread(target=_renew, args=(run, over), daemon=True)
+    marks = {environment.PIPELINE_RUN: run, environment.HOLDER: holders.this_process()}
+    with variables(**marks):
+        renewing.start()
+        try:
+            yield
+        except BaseException as problem:
+            state = CANCELLED if isinstance(problem, KeyboardInterrupt) else ""
+            with suppress(ExpungeError):  # the next run settles it; what was raised says more
+                close_requests(name, run, state=state, error=str(problem))
+                if not state:  # the exit handler has closed it, and kfp told that little of why
+                    ledger.explain_failure(run, str(problem))
+            raise
+        finally:
+            over.set()
+            renewing.join()
+
+
+def _renew(run: str, over: threading.Event) -> None:
+    while not over.wait(LEASE_SECONDS / RENEWALS):
+        with suppress(ExpungeError):  # a database that is down is for the steps to report
+            ledger.extend_claim(run, LEASE_SECONDS)

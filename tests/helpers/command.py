@@ -1,0 +1,24 @@
+"""The command in this process, as tests call it."""
+
+import contextlib
+import io
+import json
+from typing import Any
+
+from expunge_pipelines.cli.main import main
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """Run the command in this process: exit code, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(arguments))
+    return code, out.getvalue(), err.getvalue()
+
+
+def document(*arguments: str, code: int = 0) -> dict[str, Any]:
+    """What the command prints with `--json`, all of stdout; it must end with `code`."""
+    found, out, err = command(*arguments, "--json")
+    assert found == code, err
+    value: dict[str, Any] = json.loads(out)
+    return value

@@ -1,0 +1,60 @@
+"""The pipelines as they are compiled, without settings and with those of `golden/cluster.yaml`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from expunge_pipelines.kubeflow.compile import compile_all
+from expunge_pipelines.kubeflow.settings import ClusterSettings, read_settings
+
+GOLDEN = Path(__file__).parents[1] / "pipelines" / "golden"
+SETTINGS = GOLDEN / "cluster.yaml"
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("compiled")
+    compile_all(made, ClusterSettings())
+    return made
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All that is compiled with the settings of a site that sets everything."""
+    made = tmp_path_factory.mktemp("site")
+    compile_all(made, read_settings(str(SETTINGS)))
+    return made
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+def executors(file: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Each step of a compiled pipeline with its container and what Kubernetes is told of it."""
+    spec, platform = documents(file)
+    kubernetes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    containers = spec["deploymentSpec"]["executors"]
+    assert set(kubernetes) == set(containers)
+    for label, executor in containers.items():
+        step = label.removeprefix("exec-").rstrip("0123456789").rstrip("-")
+        yield step, executor["container"], kubernetes[label]
+
+
+def tasks_of(file: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Each step of a compiled pipeline with its task, from every group."""
+    spec, _ = documents(file)
+    found = _tasks(spec["root"]["dag"], spec)
+    return [(label.rstrip("0123456789").rstrip("-"), task) for label, task in found]
+
+
+def _tasks(dag: dict[str, Any], spec: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for task in dag["tasks"].values():
+        name = task["componentRef"]["name"]
+        inner = spec["components"][name].get("dag")
+        found += _tasks(inner, spec) if inner else [(name.removeprefix("comp-"), task)]
+    return found

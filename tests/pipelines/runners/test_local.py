@@ -1,0 +1,170 @@
+"""The local runner: what it reads from the steps, and what it leaves behind."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+
+from expunge import environment
+from expunge.errors import DataError, OperationalError, UserError
+from expunge_pipelines.runners.local import HOLDER, StepLog, remove_leftovers, run_locally
+
+
+@dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
+def works(text: str) -> str:
+    import os
+    from pathlib import Path
+
+    if not Path(os.environ["TMPDIR"]).is_dir():
+        raise RuntimeError("no folder for temporary files")
+    return text
+
+
+@dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
+def refuses(text: str) -> None:
+    from expunge.errors import DataError
+
+    raise DataError(f"image {text} is broken; replace it")
+
+
+@dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
+def dies(text: str) -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dsl.component(base_image="python", packages_to_install=[], install_kfp_package=False)
+def waits(text: str) -> None:
+    import time
+    from pathlib import Path
+
+    try:
+        Path(text, "ready").touch()
+        time.sleep(60)
+    finally:
+        time.sleep(0.2)
+        Path(text, "cleaned").touch()
+
+
+@dsl.pipeline(name="good")
+def good(text: str) -> None:
+    first = works(text=text)
+    works(text=first.output)
+
+
+@dsl.pipeline(name="bad")
+def bad(text: str) -> None:
+    refuses(text=text)
+
+
+@dsl.pipeline(name="killed")
+def killed(text: str) -> None:
+    dies(text=text)
+
+
+@dsl.pipeline(name="waiting")
+def waiting(text: str) -> None:
+    waits(text=text)
+
+
+@dsl.pipeline(name="apart")
+def apart(text: str) -> None:
+    """Two steps that do not need each other."""
+    refuses(text=text)
+    refuses(text="behind it")
+
+
+def runs() -> list[Path]:
+    return sorted((environment.home() / "runs").iterdir())
+
+
+def test_steps_are_announced_and_timed_and_nothing_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    started: list[str] = []
+    run = run_locally(good, {"text": "hello"}, on_start=started.append)
+    assert started == ["works", "works_2"] == list(run.seconds)
+    assert 0 < sum(run.seconds.values()) <= run.total
+    assert runs() == []
+    assert os.environ["TMPDIR"] == "/tmp"
+    assert capsys.readouterr().out == ""
+
+
+def test_an_error_of_a_step_is_raised_here_as_it_was_there() -> None:
+    with pytest.raises(DataError, match=r"^image a\.png is broken; replace it$") as caught:
+        run_locally(bad, {"text": "a.png"})
+    assert isinstance(caught.value, UserError)
+    assert caught.value.exit_code == 2
+    assert "a.png" in (runs()[0] / "log.txt").read_text()
+
+
+def test_no_step_starts_after_one_that_failed() -> None:
+    started: list[str] = []
+    with pytest.raises(DataError, match=r"^image (a\.png|behind it) is broken"):
+        run_locally(apart, {"text": "a.png"}, on_start=started.append)
+    assert len(started) == 1
+
+
+def test_a_step_that_is_killed_names_its_log() -> None:
+    with pytest.raises(OperationalError, match=r"step dies failed.*its log is .*log\.txt"):
+        run_locally(killed, {"text": ""})
+
+
+def test_what_a_clean_up_left_that_was_killed_is_removed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_locally(bad, {"text": "a.png"})
+    (work,) = runs()
+    assert (work / "tmp").is_dir()
+    assert (work / HOLDER).exists()
+    (work / HOLDER).write_text("ended")
+    remove_leftovers()
+    assert [path.name for path in work.iterdir()] == ["log.txt"]
+
+
+def test_a_step_cleans_up_when_the_command_alone_is_interrupted(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    since = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_locally(waiting, {"text": str(tmp_path)})
+    assert (tmp_path / "cleaned").exists()
+    assert time.monotonic() - since < 30, "it did not wait for the step to sleep through"
+
+
+def test_the_log_reads_events_and_keeps_lines(tmp_path: Path) -> None:
+    seen: list[str] = []
+    log = StepLog(tmp_path / "log.txt", seen.append)
+    log.write("09:00:00 - INFO - Executing task \x1b[96m'compute-fim'\x1b[0m\n    half a li")
+    log.write("ne\n    expunge.errors.RefusedError: version 1 remembers class 3\n")
+    log.write("09:00:01 - INFO - Task \x1b[96m'compute-fim'\x1b[0m finished with status FAILURE\n")
+    assert seen == ["compute_fim"] == list(log.seconds)
+    assert log.raised is not None
+    assert (str(log.raised), log.raised.exit_code) == ("version 1 remembers class 3", 1)
+    assert "half a line\n" in (tmp_path / "log.txt").read_text()
+    assert "\x1b" not in (tmp_path / "log.txt").read_text()
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    log = StepLog(tmp_path / "log.txt")
+    log.write("    OSError: [Errno 28] No space left on device\n")
+    assert isinstance(log.raised, OperationalError)
+    assert "free some and run it again" in str(log.raised)

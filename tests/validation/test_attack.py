@@ -1,0 +1,244 @@
+"""The battery on real models: the digits, retrained four times without a class."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_data import write_tiny
+
+from expunge.config import PrepareDataConfig, TrainConfig
+from expunge.core.heads import MASK, SOFT_MASK, masked, read_head, with_head
+from expunge.errors import UserError
+from expunge.formats import files
+from expunge.formats.files import Codes, ModelInfo, StoredModel
+from expunge.models import build_model
+from expunge.steps.prepare_data import prepare_data
+from expunge.steps.train import train
+from expunge.validation.attack import attack
+from expunge.validation.findings import HELD_OUT, ORIGINAL, UNLEARNED, Findings
+
+GONE, CLASSES = 3, 10
+SEEDS = (1001, 1002, 1003, 1004)
+RECIPE = TrainConfig(arch="mlp", epochs=30, batch_size=32, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """These models are so small that more would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data`, the model `original`, and an oracle a seed."""
+    root = tmp_path_factory.mktemp("attack")
+    prepare_data(PrepareDataConfig("digits", root), root / "data")
+    made = {"original": RECIPE}
+    for seed in SEEDS:
+        made[f"oracle-{seed}"] = dataclasses.replace(RECIPE, seed=seed, without=(GONE,))
+    for name, config in made.items():
+        train(config, root / "data", root / name, checkpoints=root / "checkpoints")
+    return root
+
+
+def model(root: Path, name: str) -> StoredModel:
+    return files.load_model(root / name)
+
+
+def hidden(root: Path) -> StoredModel:
+    """The original with its output for the class masked."""
+    stored = model(root, "original")
+    mask = masked(read_head(stored.module, CLASSES), [GONE])
+    return dataclasses.replace(stored, module=with_head(stored.module, mask))
+
+
+def disguised(root: Path) -> StoredModel:
+    """The original, which says that it never saw the class."""
+    stored = model(root, "original")
+    return dataclasses.replace(stored, info=dataclasses.replace(stored.info, forgotten=(GONE,)))
+
+
+def attacked(
+    root: Path, judged: StoredModel, oracles: Sequence[str | StoredModel], data: str = "data"
+) -> Findings:
+    folder = root / data
+    return attack(
+        folder,
+        files.load_dataset_info(folder),
+        model(root, "original"),
+        judged,
+        [model(root, found) if isinstance(found, str) else found for found in oracles],
+        [GONE],
+        forget_error=0.95,
+    )
+
+
+ORACLES = [f"oracle-{seed}" for seed in SEEDS]
+
+
+@pytest.fixture(scope="module")
+def found(root: Path) -> Findings:
+    return attacked(root, hidden(root), ORACLES)
+
+
+def test_every_control_gets_its_grade_and_a_mask_is_seen_through(found: Findings) -> None:
+    assert found.grades == {
+        UNLEARNED: "suppressed",
+        ORIGINAL: "failed",
+        MASK: "suppressed",
+        SOFT_MASK: "suppressed",
+        HELD_OUT: "forgotten",
+    }
+    assert found.problems == ()
+    assert found.report["oracles"] == 3
+
+
+def test_the_checks_say_what_gave_it_away(found: Findings) -> None:
+    checks = {check.name: check for check in found.checks}
+    assert not checks["head_swap"].passed
+    assert checks["head_swap"].counts is None  # evidence, and no part of the grade
+    assert checks["prototype_recovery"].counts
+    assert not checks["prototype_recovery"].passed
+    assert not checks["tow"].counts
+    assert "prototype_recovery" in found.reasons[0]
+    swap = found.report["attacks"]["head_swap"]
+    returned = [text for text in found.reasons if "Under the original's head" in text]
+    assert bool(returned) == (swap[UNLEARNED] > max(swap["oracles"]))
+
+
+def test_the_report_has_every_model(found: Findings) -> None:
+    names = {UNLEARNED, ORIGINAL, MASK, SOFT_MASK, HELD_OUT}
+    attacks = found.report["attacks"]
+    assert names <= set(attacks["head_recovery"])
+    for metric in ("head_recovery", "prototype_recovery", "relearning", "output_distance"):
+        assert attacks[metric][UNLEARNED] == attacks[metric][MASK]
+        assert len(attacks[metric]["oracles"]) == 3
+        assert attacks[metric]["threshold"] > 0
+    assert attacks["membership"]["oracles"] == [None] * 3
+    assert attacks["anamnesis"][ORIGINAL] == 0
+    relearning = found.report["relearning"]
+    assert set(relearning["curves"]) == {*names, "oracles"}
+    assert all(len(relearning["curves"][name]) == len(relearning["steps"]) for name in names)
+
+
+def test_a_mask_changed_the_head_alone(found: Findings) -> None:
+    depth = found.report["depth"]
+    changed = {row["name"]: row["relative_change"] for row in depth["layers"]}
+    assert set(changed) == {"hidden.weight", "hidden.bias", "head.weight", "head.bias"}
+    assert changed["hidden.weight"] == changed["hidden.bias"] == 0
+    assert changed["head.weight"] > 0
+    assert (depth["head_alone"], depth["both"]) == (1, 1)
+    assert depth["body_alone"] < 0.2
+
+
+def test_a_control_that_was_not_retrained_without_the_class_is_a_problem(root: Path) -> None:
+    """The last oracle is held out; here the original stands in its place."""
+    found = attacked(root, hidden(root), [*ORACLES[:3], disguised(root)])
+    assert found.grades[HELD_OUT] == "failed"
+    assert found.problems == (
+        "The held-out oracle, retrained without the class, was graded failed.",
+    )
+
+
+def test_an_oracle_of_other_classes_is_refused(root: Path) -> None:
+    with pytest.raises(UserError, match=r"trained without classes \[\]; expected \[3\]"):
+        attacked(root, hidden(root), [*ORACLES[:3], "original"])
+    stored = model(root, ORACLES[0])
+    smaller = dataclasses.replace(stored.info, class_names=stored.info.class_names[:9])
+    with pytest.raises(
+        UserError, match=r"an oracle takes images of .* and has 9 classes; expected"
+    ):
+        attacked(root, hidden(root), [dataclasses.replace(stored, info=smaller)])
+
+
+def test_an_oracle_without_numbers_is_refused(root: Path) -> None:
+    broken = model(root, ORACLES[0])
+    with torch.no_grad():
+        broken.module.get_parameter("hidden.weight").fill_(torch.nan)
+    with pytest.raises(UserError, match="the original or an oracle gives values that are no numb"):
+        attacked(root, hidden(root), [broken, *ORACLES[1:]])
+
+
+@pytest.mark.parametrize("oracles", [[], ORACLES[:3]])
+def test_without_enough_oracles_the_head_is_swapped_and_no_more(
+    root: Path, oracles: list[str]
+) -> None:
+    found = attacked(root, hidden(root), oracles)
+    assert set(found.grades) == {UNLEARNED, ORIGINAL, MASK, SOFT_MASK}
+    assert found.grades[UNLEARNED] == "suppressed"
+    assert [check.name for check in found.checks] == ["head_swap"]
+    assert set(found.report["attacks"]) == {"head_swap"}
+    assert (found.report["oracles"], found.report["relearning"]) == (0, None)
+    assert "there are fewer than 4 (3 to compare with, one" in found.reasons[0]
+
+
+def test_a_test_split_is_enough_without_oracles(root: Path) -> None:
+    prepare_data(PrepareDataConfig("digits", root, splits=("test",)), root / "test-only")
+    whole, part = (attacked(root, hidden(root), [], data) for data in ("data", "test-only"))
+    # other images are drawn only where a class has more than a battery takes
+    assert whole.report["attacks"] == part.report["attacks"]
+
+
+def test_the_original_is_not_forgotten_by_its_own_attack(root: Path) -> None:
+    found = attacked(root, model(root, "original"), [])
+    assert found.grades[UNLEARNED] == "failed"
+
+
+@pytest.mark.parametrize("oracles", [[], ORACLES])
+def test_a_model_without_numbers_fails_and_can_be_reported(
+    root: Path, tmp_path: Path, oracles: list[str]
+) -> None:
+    broken = model(root, "original")
+    with torch.no_grad():
+        broken.module.get_parameter("hidden.weight").fill_(torch.nan)
+    found = attacked(root, broken, oracles)
+    assert found.grades[UNLEARNED] == "failed"
+    assert found.reasons == (
+        "The unlearned model gives values that are no numbers; no attack was made.",
+    )
+    files.write_json(tmp_path / "report.json", found.report)
+
+
+def test_a_class_without_training_images_is_named(root: Path, tmp_path: Path) -> None:
+    info = files.load_dataset_info(root / "data")
+    for split in ("train", "test"):
+        images_NHWC, labels_N = files.load_arrays(root / "data", split)
+        kept_N = labels_N != (GONE if split == "train" else -1)
+        files.save_arrays(tmp_path, split, images_NHWC[kept_N], labels_N[kept_N])
+    files.save_dataset_info(tmp_path, info)
+    with pytest.raises(UserError, match=r"digits has too few images .*: class 3 has no image"):
+        attacked(root, hidden(root), ORACLES, str(tmp_path))
+
+
+def squeezed(folder: Path, edit: Callable[[torch.nn.Module], object]) -> StoredModel:
+    module = build_model("squeezenet1_1", (3, 32, 32), 4).eval()
+    edit(module)
+    info = ModelInfo(
+        arch="squeezenet1_1",
+        class_names=("a", "b", "c", "d"),
+        input_shape=(3, 32, 32),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        source="tiny",
+        data_digests={},
+    )
+    codes = Codes(torch.rand(4, 3, 32, 32), torch.arange(4))
+    files.save_model(folder, info, module.state_dict(), codes)
+    return files.load_model(folder)
+
+
+def test_a_model_without_a_linear_head_is_not_looked_into(tmp_path: Path) -> None:
+    data = write_tiny(tmp_path / "data", shape=(3, 32, 32))
+    torch.manual_seed(0)
+    stored = squeezed(tmp_path / "model", lambda module: None)
+    info = files.load_dataset_info(data)
+    found = attack(data, info, stored, stored, [], [1], forget_error=0.95)
+    assert found.grades[UNLEARNED] == found.grades[ORIGINAL]
+    assert bool(found.problems) == (found.grades[ORIGINAL] != "failed")
+    assert found.reasons[0].startswith("No attack looked into the body: the model has no linear")
+    assert {row["relative_change"] for row in found.report["depth"]["layers"]} == {0}

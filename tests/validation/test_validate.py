@@ -1,0 +1,400 @@
+"""The gate on models whose verdicts are known: they were written by hand, not trained."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from expunge.config import GateConfig
+from expunge.errors import DataError, UserError
+from expunge.formats import files
+from expunge.formats.files import Codes, DatasetInfo, ModelInfo, SplitInfo
+from expunge.models import MLP
+from expunge.steps.export_onnx import export_onnx
+from expunge.steps.validate import validate
+
+COUNT, SIDE = 5, 6
+NAMES = tuple("abcde")
+# A class's test images, and those of them that look like the next class
+SAMPLES, ODD = (40, 40, 60, 20, 80), (0, 4, 6, 0, 8)
+PRODUCT = 60  # of pixel and weight: sigmoid(+-30) tells a row of 255 from one of 0
+
+
+def rows(classes: Sequence[int]) -> np.ndarray:
+    """Black images_NHWC with row c white."""
+    images_NHWC = np.zeros((len(classes), SIDE, SIDE, 1), dtype=np.uint8)
+    images_NHWC[np.arange(len(classes)), list(classes)] = 255
+    return images_NHWC
+
+
+def write_data(folder: Path, samples: Sequence[int] = SAMPLES, *names: str) -> Path:
+    """The splits `names`, alike; the test split alone where none is given."""
+    labels_N = np.repeat(np.arange(COUNT), samples)
+    shown = []
+    for label, count in enumerate(samples):
+        odd = min(ODD[label], count)
+        shown += [(label + 1) % COUNT] * odd + [label] * (count - odd)
+    splits = {}
+    for split in names or ("test",):
+        files.save_arrays(folder, split, rows(shown), labels_N)
+        splits[split] = SplitInfo(len(labels_N), "digest", tuple(samples))
+    info = DatasetInfo("rows", NAMES, (1, SIDE, SIDE), (0.0,), (1.0,), "arrays", splits)
+    files.save_dataset_info(folder, info)
+    return folder
+
+
+def write_model(
+    folder: Path, edit: Callable[[MLP], object] = lambda _: None, forgotten: tuple[int, ...] = ()
+) -> Path:
+    """A classifier that names the white row, then edited; its codes are the classes' pictures."""
+    model = MLP((1, SIDE, SIDE), COUNT)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        for row in range(COUNT):
+            weight = model.hidden.weight[row].view(SIDE, SIDE)
+            weight[row] = PRODUCT / SIDE
+            model.hidden.bias[row] = -PRODUCT / 2
+            model.head.weight[row, row] = 20
+        edit(model)
+    kept = [index for index in range(COUNT) if index not in forgotten]
+    info = ModelInfo(
+        arch="mlp",
+        class_names=tuple(
+            files.opaque_name(index) if index in forgotten else name
+            for index, name in enumerate(NAMES)
+        ),
+        input_shape=(1, SIDE, SIDE),
+        mean=(0.0,),
+        std=(1.0,),
+        source="rows",
+        data_digests={},
+        forgotten=forgotten,
+    )
+    codes_KCHW = torch.from_numpy(rows(kept)).permute(0, 3, 1, 2) / 255
+    files.save_model(folder, info, model.state_dict(), Codes(codes_KCHW, torch.tensor(kept)))
+    return folder
+
+
+def mask(*classes: int) -> Callable[[MLP], object]:
+    """The control that forgets nothing: the classes' logits far below all others."""
+
+    def edit(model: MLP) -> None:
+        model.head.bias[list(classes)] = -1e4
+
+    return edit
+
+
+def retrain(seed: int = 0) -> Callable[[MLP], object]:
+    """What a model is that never saw class 1: row 1 makes the unit of row 2 fire, and no other.
+
+    `seed` draws a little that no two trainings have alike.
+    """
+
+    def edit(model: MLP) -> None:
+        model.hidden.weight[2] += model.hidden.weight[1]
+        model.hidden.weight[1] = 0
+        model.hidden.bias[1] = 0
+        model.head.weight[1] = -1
+        model.head.bias[1] = -5
+        generator = torch.Generator().manual_seed(seed)
+        model.head.weight += 0.01 * torch.randn(model.head.weight.shape, generator=generator)
+
+    return edit
+
+
+def break_model(model: MLP) -> None:
+    model.head.weight[0, 0] = torch.nan
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data`, and the models `good`, `masked` (class 1) and `broken` with a `.onnx` beside each."""
+    root = tmp_path_factory.mktemp("validate")
+    write_data(root / "data")
+    write_model(root / "good")
+    write_model(root / "masked", mask(1), forgotten=(1,))
+    write_model(root / "twice", mask(1, 4), forgotten=(1, 4))
+    write_model(root / "broken", break_model)
+    for name in ("good", "masked", "twice", "broken"):
+        export_onnx(root / name, root / f"{name}.onnx")
+    return root
+
+
+def gate(
+    root: Path, model: str, base: str | Path | None = None, *classes: int, **changes: Any
+) -> Any:
+    """The report, after a look that it can be stored."""
+    settings = {"onnx": root / f"{model}.onnx", "dataset": root / "data"} | changes
+    report = validate(
+        settings.pop("config", GateConfig()),
+        model=root / model,
+        base=root / base if base else None,
+        classes=classes,
+        **settings,
+    )
+    files.write_json(root / "report.json", report)
+    assert files.read_json(root / "report.json") == report
+    return report
+
+
+def failed(report: Any) -> set[str]:
+    """The checks that reject it."""
+    return {row["name"] for row in report["checks"] if row["blocks"] and not row["passed"]}
+
+
+def right(model_errors: Sequence[int]) -> list[float]:
+    return [1 - wrong / count for wrong, count in zip(model_errors, SAMPLES, strict=True)]
+
+
+def test_a_trained_model(root: Path) -> None:
+    report = gate(root, "good")
+    assert (report["passed"], report["grade"], failed(report)) == (True, "trained", set())
+    assert report["after"]["per_class"] == pytest.approx(right(ODD))
+    assert report["after"]["test_accuracy"] == pytest.approx(1 - sum(ODD) / sum(SAMPLES))
+    assert report["samples"] == list(SAMPLES)
+    assert (report["classes"], report["data_digest"]) == ([], "digest")
+    checks = {check["name"]: check for check in report["checks"]}
+    assert checks["code_accuracy"]["value"] == 1
+    assert checks["test_accuracy"]["samples"] == sum(SAMPLES)
+    assert checks["onnx_max_difference"]["value"] < 1e-6
+
+
+def test_a_mask_is_suppressed_at_best(root: Path) -> None:
+    """It passes every check of the outputs, so the grade may not say that the class is gone."""
+    report = gate(root, "masked", "good", 1)
+    assert report["passed"]
+    assert report["grade"] == "suppressed"
+    # four of its images look like class 2; no image of class 0 looked like class 1
+    after = right([ODD[0], SAMPLES[1], *ODD[2:]])
+    assert report["before"]["per_class"] == pytest.approx(right(ODD))
+    assert report["after"]["per_class"] == pytest.approx(after)
+    assert report["before"]["forget_error"] == pytest.approx(ODD[1] / SAMPLES[1])
+    assert report["after"]["forget_error"] == 1
+    retained = 1 - (sum(ODD) - ODD[1]) / (sum(SAMPLES) - SAMPLES[1])
+    for key in ("before", "after"):
+        assert report[key]["retain_accuracy"] == pytest.approx(retained)
+
+
+def test_several_classes_report_the_worst_of_them(root: Path) -> None:
+    report = gate(root, "masked", "good", 4, 1)
+    assert report["classes"] == [1, 4]
+    assert report["after"]["forget_error"] == pytest.approx(ODD[4] / SAMPLES[4])
+    assert failed(report) == {"forget_error", "codes_forgotten"}
+    assert report["grade"] == "failed"
+    assert gate(root, "twice", "good", 1, 4)["passed"]
+
+
+def test_the_original_fails(root: Path) -> None:
+    assert failed(gate(root, "good", "good", 1)) == {"forget_error", "codes_forgotten"}
+
+
+def test_forgetting_one_class_too_many_fails(root: Path) -> None:
+    report = gate(root, "twice", "good", 1)
+    assert failed(report) == {"retain_accuracy_drop", "worst_class_drop", "codes_retained"}
+
+
+def test_an_erased_class_stays_erased(root: Path) -> None:
+    report = gate(root, "twice", "masked", 4)
+    assert report["passed"]
+    assert [check["value"] for check in report["checks"] if "erased" in check["name"]] == [1.0]
+    write_model(root / "back", mask(4), forgotten=(1, 4))
+    export_onnx(root / "back", root / "back.onnx")
+    assert failed(gate(root, "back", "masked", 4)) == {"erased_stay_erased"}
+    report = gate(root, "good", "masked", 4)
+    assert failed(report) == {"forget_error", "codes_forgotten", "erased_stay_erased"}
+
+
+def test_an_erased_class_need_not_be_in_the_data(root: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path, (40, 0, 60, 20, 80))
+    report = gate(root, "twice", "masked", 4, dataset=data)
+    assert report["passed"]
+    assert not [check for check in report["checks"] if "erased" in check["name"]]
+    assert gate(root, "masked", dataset=data)["passed"]
+
+
+def test_a_model_that_gives_no_numbers_fails_and_its_report_can_be_stored(root: Path) -> None:
+    report = gate(root, "broken", "good", 1)
+    assert {"onnx_max_difference", "onnx_equal_argmax"} <= failed(report)
+    assert report["grade"] == "failed"
+    assert {"code_accuracy", "onnx_max_difference"} <= failed(gate(root, "broken"))
+
+
+def test_the_onnx_file_of_another_model_fails(root: Path) -> None:
+    report = gate(root, "masked", "good", 1, onnx=root / "good.onnx")
+    assert failed(report) == {"onnx_max_difference", "onnx_equal_argmax"}
+
+
+@pytest.mark.parametrize("kept", [0, 100])
+def test_a_broken_onnx_file_is_named(root: Path, tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes((root / "good.onnx").read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"model\.onnx is no ONNX model that runs here \(.*export"):
+        gate(root, "good", onnx=path)
+    with pytest.raises(UserError, match=r"absent does not exist; expected an ONNX file"):
+        gate(root, "good", onnx=tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"input_shape": (1, 8, 8)}, r"images of rows are \(1, 8, 8\) \(C, H, W\) and the model"),
+        ({"class_names": NAMES[:4]}, "rows has 4 classes and the model 5; use the data that it"),
+    ],
+)
+def test_data_of_another_model_is_refused(
+    root: Path, tmp_path: Path, change: dict[str, Any], text: str
+) -> None:
+    info = files.load_dataset_info(write_data(tmp_path))
+    files.save_dataset_info(tmp_path, dataclasses.replace(info, **change))
+    with pytest.raises(UserError, match=text):
+        gate(root, "good", dataset=tmp_path)
+
+
+def test_a_class_without_test_images_cannot_be_judged(root: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path, (40, 0, 60, 20, 0))
+    text = r"rows has no test image of classes \[1, 4\]; nothing can be measured"
+    with pytest.raises(UserError, match=text):
+        gate(root, "masked", "good", 1, dataset=data)
+    with pytest.raises(UserError, match=text):
+        gate(root, "good", dataset=data)
+
+
+def test_data_without_a_test_split_is_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the data set rows has no split 'test', only train"):
+        gate(root, "good", dataset=write_data(tmp_path / "train", SAMPLES, "train"))
+    data = write_data(tmp_path / "lost")
+    (data / "test.safetensors").unlink()
+    with pytest.raises(DataError, match=r"test\.safetensors cannot be read"):
+        gate(root, "good", dataset=data)
+
+
+def test_the_models_are_not_touched(root: Path) -> None:
+    def digests() -> dict[Path, str]:
+        folders = [root / name for name in ("data", "good", "masked")]
+        return {path: files.sha256_file(path) for f in folders for path in f.iterdir()}
+
+    before = digests()
+    gate(root, "masked", "good", 1)
+    assert digests() == before
+
+
+def test_a_policy_chooses_what_blocks(root: Path) -> None:
+    twice = ("twice", "good", 1)
+    assert not gate(root, *twice)["passed"]
+    report = gate(root, *twice, config=GateConfig(block=("codes_forgotten",)))
+    assert (report["passed"], report["grade"]) == (True, "suppressed")
+    assert not {"retain_accuracy_drop", "worst_class_drop"} & failed(report)
+    report = gate(root, "masked", "good", 1, config=GateConfig(block=("head_swap",)))
+    assert (report["passed"], report["grade"], failed(report)) == (False, "failed", {"head_swap"})
+
+
+def test_no_policy_lets_outputs_pass_that_still_give_the_class(root: Path) -> None:
+    report = gate(root, "good", "good", 1, config=GateConfig(block=("onnx_equal_argmax",)))
+    assert (report["passed"], failed(report)) == (False, {"forget_error"})
+
+
+def test_what_is_suppressed_is_not_enough_where_forgotten_is_asked_for(root: Path) -> None:
+    config = GateConfig(grade="forgotten")
+    report = gate(root, "masked", "good", 1, config=config)
+    assert (report["passed"], report["grade"], report["needed"]) == (
+        False,
+        "suppressed",
+        "forgotten",
+    )
+    assert failed(report) == set()
+    assert report["trustworthy"]
+    assert report["controls"] == {
+        "original": "failed",
+        "mask": "suppressed",
+        "soft-mask": "suppressed",
+    }
+    assert report["policy"]["grade"] == "forgotten"
+
+
+@pytest.fixture(scope="module")
+def compared(root: Path) -> Path:
+    """`both` splits, `oracles` of class 1, and `retrained`, one more, with its ONNX file."""
+    write_data(root / "both", SAMPLES, "train", "test")
+    for seed in range(4):
+        write_model(root / "oracles" / f"seed-{seed}", retrain(seed), forgotten=(1,))
+    write_model(root / "retrained", retrain(9), forgotten=(1,))
+    export_onnx(root / "retrained", root / "retrained.onnx")
+    return root
+
+
+def beside_oracles(root: Path, model: str, **changes: Any) -> Any:
+    options = {"dataset": root / "both", "oracles": root / "oracles"} | changes
+    return gate(root, model, "good", 1, **options)
+
+
+CONTROLS = {
+    "original": "failed",
+    "mask": "suppressed",
+    "soft-mask": "suppressed",
+    "held-out": "forgotten",
+}
+
+
+def test_a_model_like_retrained_ones_is_graded_forgotten(compared: Path) -> None:
+    report = beside_oracles(compared, "retrained", config=GateConfig(grade="forgotten"))
+    assert (report["passed"], report["grade"], report["reasons"]) == (True, "forgotten", [])
+    assert (report["controls"], report["oracles"]) == (CONTROLS, 3)
+    counting = {row["name"] for row in report["checks"] if row["counts"]}
+    assert {"head_recovery", "prototype_recovery"} <= counting
+    assert all(row["passed"] for row in report["checks"] if row["counts"])
+
+
+def test_a_mask_beside_oracles_is_suppressed_and_the_report_says_why(compared: Path) -> None:
+    report = beside_oracles(compared, "masked")
+    assert (report["passed"], report["grade"]) == (True, "suppressed")
+    assert "head_recovery" in report["reasons"][0]
+    assert not beside_oracles(compared, "masked", config=GateConfig(grade="forgotten"))["passed"]
+
+
+def test_a_run_whose_controls_are_wrong_is_not_trusted(compared: Path, tmp_path: Path) -> None:
+    """The last oracle by name is the one held out; here it is the original in disguise."""
+    for seed in range(3):
+        write_model(tmp_path / f"seed-{seed}", retrain(seed), forgotten=(1,))
+    write_model(tmp_path / "seed-3", forgotten=(1,))
+    report = beside_oracles(compared, "retrained", oracles=tmp_path)
+    assert (report["trustworthy"], report["passed"]) == (False, False)
+    assert report["controls"]["held-out"] == "failed"
+    assert report["reasons"][0].startswith("The held-out oracle, retrained without the class, was")
+
+
+def test_a_check_that_the_policy_blocks_on_and_that_cannot_be_made_rejects(root: Path) -> None:
+    config = GateConfig(block=("erased_stay_erased", "head_recovery"))
+    report = gate(root, "masked", "good", 1, config=config)
+    assert (report["passed"], report["unmade"]) == (False, ["head_recovery"])
+    assert report["reasons"][0].startswith("The policy blocks on what could not be checked: head_")
+
+
+def test_no_policy_lets_the_file_of_another_model_pass(root: Path) -> None:
+    config = GateConfig(block=("codes_forgotten",))
+    report = gate(root, "masked", "good", 1, onnx=root / "good.onnx", config=config)
+    assert (report["passed"], failed(report)) == (False, {"onnx_equal_argmax"})
+
+
+def with_digest(folder: Path, source: Path, digest: str) -> Path:
+    """The model of `source`, trained on a test split of this digest."""
+    stored = files.load_model(source)
+    info = dataclasses.replace(stored.info, data_digests={"test": digest})
+    files.save_model(folder, info, stored.module.state_dict(), stored.codes)
+    return folder
+
+
+def test_data_that_changed_is_said_and_nothing_is_compared_on_it(
+    compared: Path, tmp_path: Path
+) -> None:
+    same, other = (with_digest(tmp_path / d, compared / "good", d) for d in ("digest", "other"))
+    assert not [text for text in gate(compared, "masked", same, 1)["reasons"] if "other im" in text]
+    report = gate(compared, "masked", other, 1)
+    assert report["reasons"][0] == "Measured on other images than the model's own: split test."
+    assert report["passed"]
+    with pytest.raises(UserError, match="split test of rows are not those that the model and its"):
+        gate(compared, "masked", other, 1, dataset=compared / "both", oracles=compared / "oracles")
