@@ -11,13 +11,13 @@ from expunge.config import TrainConfig
 from expunge.errors import RefusedError, UserError
 from expunge.formats.files import ModelInfo
 from expunge.oracles import (
-    check_enough,
-    check_no_oracles,
+    build_oracle_config,
+    check_enough_oracles,
+    check_no_oracle_model,
     check_same_recipe,
-    oracle_config,
-    oracle_seeds,
-    recipe_key,
-    request,
+    compute_recipe_key,
+    derive_oracle_seeds,
+    spell_request,
 )
 
 SETTINGS = dataclasses.asdict(TrainConfig(arch="mlp", epochs=3, precision="fp32", seed=7))
@@ -41,13 +41,17 @@ def info(forgotten: tuple[int, ...] = (), **changed: Any) -> ModelInfo:
 
 
 def test_a_model_and_its_oracle_have_one_key() -> None:
-    key = recipe_key(info(), [3, 1])
-    assert key == recipe_key(info(), [1, 3]) == recipe_key(info((1, 3), seed=1001))
-    assert key == recipe_key(info((3,)), [1]), "what was forgotten before is left out as well"
-    assert key == recipe_key(info((3,)), [1, 3]), "a class may be named that is forgotten already"
-    assert key == recipe_key(info(processes=4, nodes=2, workers=0, seed=9), [1, 3])
+    key = compute_recipe_key(info(), [3, 1])
+    assert key == compute_recipe_key(info(), [1, 3]) == compute_recipe_key(info((1, 3), seed=1001))
+    assert key == compute_recipe_key(info((3,)), [1]), (
+        "what was forgotten before is left out as well"
+    )
+    assert key == compute_recipe_key(info((3,)), [1, 3]), (
+        "a class may be named that is forgotten already"
+    )
+    assert key == compute_recipe_key(info(processes=4, nodes=2, workers=0, seed=9), [1, 3])
     without_seed = {key: value for key, value in SETTINGS.items() if key != "seed"}
-    assert key == recipe_key(dataclasses.replace(info((1, 3)), settings=without_seed))
+    assert key == compute_recipe_key(dataclasses.replace(info((1, 3)), settings=without_seed))
 
 
 @pytest.mark.parametrize(
@@ -64,62 +68,62 @@ def test_a_model_and_its_oracle_have_one_key() -> None:
     ],
 )
 def test_whatever_else_differs_gives_another_key(changed: dict[str, Any]) -> None:
-    assert recipe_key(info(**changed), [1]) != recipe_key(info(), [1])
+    assert compute_recipe_key(info(**changed), [1]) != compute_recipe_key(info(), [1])
 
 
 def test_other_classes_give_another_key() -> None:
-    assert len({recipe_key(info(), classes) for classes in ([], [1], [2], [1, 2])}) == 4
+    assert len({compute_recipe_key(info(), classes) for classes in ([], [1], [2], [1, 2])}) == 4
 
 
 def test_weights_count_by_their_digest() -> None:
     """A file with torchvision's tensors is as good as their name."""
     named, filed = info(weights="IMAGENET1K_V1 sha256:1"), info(weights="sha256:1")
-    assert recipe_key(named, [1]) == recipe_key(filed, [1])
+    assert compute_recipe_key(named, [1]) == compute_recipe_key(filed, [1])
 
 
 def test_seeds_follow_from_the_key() -> None:
     """They are the same whether or not the version still says the seed that it was trained with."""
-    key = recipe_key(info(), [1])
+    key = compute_recipe_key(info(), [1])
     digests = [hashlib.sha256(f"{key}/{number}".encode()).digest() for number in (1, 2)]
     expected = tuple(int.from_bytes(digest[:4]) & (2**31 - 1) for digest in digests)
-    assert oracle_seeds(key, 2) == expected
-    hundred = oracle_seeds(key, 100)
+    assert derive_oracle_seeds(key, 2) == expected
+    hundred = derive_oracle_seeds(key, 100)
     assert hundred[:2] == expected
     assert len(set(hundred)) == 100
     assert all(1000 < seed < 2**31 for seed in hundred)
-    assert not {*hundred} & {*oracle_seeds(recipe_key(info(), [2]), 100)}
+    assert not {*hundred} & {*derive_oracle_seeds(compute_recipe_key(info(), [2]), 100)}
 
 
 def test_an_oracle_is_trained_as_its_model_was() -> None:
-    config = oracle_config(info((3,)), [1])
-    (seed,) = oracle_seeds(recipe_key(info(), [1, 3]), 1)
+    config = build_oracle_config(info((3,)), [1])
+    (seed,) = derive_oracle_seeds(compute_recipe_key(info(), [1, 3]), 1)
     assert config == TrainConfig(arch="mlp", epochs=3, precision="fp32", seed=seed, without=(1, 3))
 
 
 def test_a_model_from_before_there_were_nodes() -> None:
     older = {key: value for key, value in SETTINGS.items() if key != "nodes"}
     known = dataclasses.replace(info(), settings=older)
-    assert recipe_key(known, [1]) == recipe_key(info(), [1])
-    assert oracle_config(known, [1]) == oracle_config(info(), [1])
+    assert compute_recipe_key(known, [1]) == compute_recipe_key(info(), [1])
+    assert build_oracle_config(known, [1]) == build_oracle_config(info(), [1])
 
 
 def test_pretrained_weights_come_by_name_or_from_the_file_that_is_given() -> None:
     named = info(weights="IMAGENET1K_V1 sha256:1")
-    assert oracle_config(named, [1]).weights == "IMAGENET1K_V1"
-    assert oracle_config(named, [1], "own.pth").weights == "own.pth"
+    assert build_oracle_config(named, [1]).weights == "IMAGENET1K_V1"
+    assert build_oracle_config(named, [1], "own.pth").weights == "own.pth"
     filed = info(weights="sha256:1")
-    assert oracle_config(filed, [1], "own.pth").weights == "own.pth"
+    assert build_oracle_config(filed, [1], "own.pth").weights == "own.pth"
     with pytest.raises(UserError, match=r"a file of pretrained weights \(sha256:1\); name that"):
-        oracle_config(filed, [1])
+        build_oracle_config(filed, [1])
     with pytest.raises(UserError, match=r"--weights is 'own\.pth', and the model was trained with"):
-        oracle_config(info(), [1], "own.pth")
+        build_oracle_config(info(), [1], "own.pth")
 
 
 def test_a_model_that_cannot_have_oracles() -> None:
     with pytest.raises(UserError, match="fine-tuned from an existing classifier"):
-        oracle_config(info(init_from="sha256:1"), [1])
+        build_oracle_config(info(init_from="sha256:1"), [1])
     with pytest.raises(UserError, match=r"does not say how it was trained \(its arch, augment"):
-        oracle_config(dataclasses.replace(info(), settings={}), [1])
+        build_oracle_config(dataclasses.replace(info(), settings={}), [1])
 
 
 def test_another_recipe_is_no_oracle() -> None:
@@ -133,27 +137,27 @@ def test_another_recipe_is_no_oracle() -> None:
 
 
 def test_grade_forgotten_needs_four() -> None:
-    check_enough("shapes", info(), [3, 4], 0, "suppressed")
-    check_enough("shapes", info(), [3, 4], 4, "forgotten")
+    check_enough_oracles("shapes", info(), [3, 4], 0, "suppressed")
+    check_enough_oracles("shapes", info(), [3, 4], 4, "forgotten")
     expected = "without classes 3,4 and there are 3; make them with `expunge oracles shapes --cl"
     with pytest.raises(RefusedError, match=expected + "asses 3,4`$"):
-        check_enough("shapes", info(), [3, 4], 3, "forgotten")
+        check_enough_oracles("shapes", info(), [3, 4], 3, "forgotten")
     with pytest.raises(RefusedError, match=expected + "asses 3,4 --base-version 2`$"):
-        check_enough("shapes", info(), [3, 4], 3, "forgotten", 2)
+        check_enough_oracles("shapes", info(), [3, 4], 3, "forgotten", 2)
 
 
 def test_a_request_means_the_same_classes_when_it_is_typed() -> None:
     """A class that is named as another's index is written so that nothing is ambiguous."""
     odd = info(class_names=("a", "3", "2", "d", "0"))
-    assert request("shapes", odd, [1, 2, 3]) == "shapes --classes 1,2,index:3"
-    listed = request("shapes", odd, [0, 3], 7).split()
+    assert spell_request("shapes", odd, [1, 2, 3]) == "shapes --classes 1,2,index:3"
+    listed = spell_request("shapes", odd, [0, 3], 7).split()
     assert listed == ["shapes", "--classes", "index:0,index:3", "--base-version", "7"]
     assert find_classes(odd, listed[2].split(",")) == (0, 3)
     gone = info((4,), class_names=("a", "b", "c", "d", "0"))
-    assert request("shapes", gone, [0]) == "shapes --classes 0"
+    assert spell_request("shapes", gone, [0]) == "shapes --classes 0"
 
 
 def test_a_name_of_oracles_is_no_model() -> None:
-    check_no_oracles("shapes")
+    check_no_oracle_model("shapes")
     with pytest.raises(UserError, match=r"'shapes-oracles' holds oracles; name .* for: 'shapes'"):
-        check_no_oracles("shapes-oracles")
+        check_no_oracle_model("shapes-oracles")

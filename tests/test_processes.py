@@ -14,7 +14,7 @@ import pytest
 from expunge import environment
 from expunge import processes as holders
 
-SAYS = "from expunge import holders; print(holders.this_process(), flush=True);"
+SAYS = "from expunge import processes; print(processes.name_this_process(), flush=True);"
 SLEEPS = "import time; time.sleep(60)"
 SECONDS = 20
 
@@ -49,8 +49,8 @@ def wait_for_zombie(pid: int) -> None:
 
 
 def test_this_process_is_there() -> None:
-    holder = holders.this_process()
-    assert holder == holders.this_process()
+    holder = holders.name_this_process()
+    assert holder == holders.name_this_process()
     assert holder.split()[-2] == str(os.getpid())
     assert len(holder) <= 200  # what the ledger has room for
     assert not holders.has_ended(holder)
@@ -60,7 +60,7 @@ def test_another_process_ends() -> None:
     with another() as process:
         holder = said(process)
         assert holder.split()[-2] == str(process.pid)
-        assert holder.split()[:-2] == holders.this_process().split()[:-2]
+        assert holder.split()[:-2] == holders.name_this_process().split()[:-2]
         assert not holders.has_ended(holder)
         process.send_signal(signal.SIGSTOP)
         assert not holders.has_ended(holder)
@@ -72,7 +72,7 @@ def test_another_process_ends() -> None:
 
 
 def test_a_number_that_was_given_to_another_process() -> None:
-    *machine, pid, started = holders.this_process().split(" ")
+    *machine, pid, started = holders.name_this_process().split(" ")
     other = " ".join([*machine, pid, str(int(started) - 1)])
     assert holders.has_ended(other)
     with another() as process:
@@ -84,7 +84,9 @@ def test_a_number_that_was_given_to_another_process() -> None:
 def test_what_cannot_be_known_has_not_ended() -> None:
     with another() as process:
         *_, pid, started = said(process).split(" ")
-    assert holders.has_ended(f"{' '.join(holders.this_process().split(' ')[:-2])} {pid} {started}")
+    assert holders.has_ended(
+        f"{' '.join(holders.name_this_process().split(' ')[:-2])} {pid} {started}"
+    )
     assert not holders.has_ended(f"another-machine {pid} {started}")
     assert not holders.has_ended(f"another-boot pid:[4026531836] {pid} {started}")
     assert not holders.has_ended(None)

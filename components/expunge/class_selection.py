@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from expunge.errors import UserError
-from expunge.formats.files import ModelInfo, opaque_name
+from expunge.formats.files import ModelInfo, make_opaque_name
 
 
 def find_classes(info: ModelInfo, wanted: Sequence[str]) -> tuple[int, ...]:
@@ -30,7 +30,7 @@ def _find(info: ModelInfo, text: str) -> int:
     for index in info.retained:
         by_name.setdefault(info.class_names[index], []).append(index)
     indices = {str(index): index for index in range(len(info.class_names))}
-    indices |= {opaque_name(index): index for index in info.forgotten}
+    indices |= {make_opaque_name(index): index for index in info.forgotten}
     if kind == "index" and rest in indices:
         return indices[rest]
     is_name = kind == "name" and rest in by_name

@@ -24,7 +24,7 @@ LIBRARIES = (
 
 
 @cache
-def code_digest() -> str:
+def compute_code_digest() -> str:
     """The digest of this package's source files and of the versions of what they compute with.
 
     A zipped package is read as well. It takes some 10 ms, once in a process.
@@ -33,10 +33,10 @@ def code_digest() -> str:
         OperationalError: the package was installed without its sources.
     """
     versions = " ".join(f"{name}=={_version(name)}" for name in LIBRARIES)
-    return _short(f"{source_digest(resources.files('expunge'))} {versions}")
+    return _short(f"{digest_sources(resources.files('expunge'))} {versions}")
 
 
-def source_digest(folder: Traversable) -> str:
+def digest_sources(folder: Traversable) -> str:
     """The digest of a folder's `*.py` files and their names, in the order of the names.
 
     Raises:

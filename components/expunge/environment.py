@@ -26,7 +26,7 @@ def checkpoint_root() -> Path:
     return Path(os.environ.get("EXPUNGE_CHECKPOINTS") or home() / "checkpoints").resolve()
 
 
-def tracking_uri() -> str:
+def mlflow_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or an SQLite store in the home folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
@@ -56,6 +56,6 @@ def holder() -> str | None:
     return os.environ.get(HOLDER) or None
 
 
-def redacted(text: str) -> str:
+def redact_url(text: str) -> str:
     """The text with user names, passwords and query strings cut out of its addresses."""
     return re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"://[^/\s@'\"]+@", "://", text))

@@ -37,14 +37,14 @@ def prepare_data(
     from pathlib import Path
 
     from expunge import environment
-    from expunge.code_digest import code_digest
+    from expunge.code_digest import compute_code_digest
     from expunge.config import PrepareDataConfig
     from expunge.lifecycle import provenance
     from expunge.steps.prepare_data import prepare_data
 
     config = PrepareDataConfig(source, environment.data_root(), image_size, tuple(splits))
     prepare_data(config, Path(dataset.path))
-    return (provenance.wrote(dataset, "dataset"), code_digest())
+    return (provenance.record_artifact(dataset, "dataset"), compute_code_digest())
 
 
 @step
@@ -133,10 +133,10 @@ def train(
         Path(dataset.path),
         Path(model.path),
         checkpoints=environment.checkpoint_root(),
-        on_epoch=registry.epoch_logger(name, kind, seed),
+        on_epoch=registry.make_epoch_logger(name, kind, seed),
     )
     files.write_json(Path(report.path), outcome)
-    return (provenance.wrote(model, "model", model=name),)
+    return (provenance.record_artifact(model, "model", model=name),)
 
 
 @step
@@ -171,7 +171,7 @@ def claim_requests(
     from pathlib import Path
 
     from expunge import environment
-    from expunge.code_digest import code_digest
+    from expunge.code_digest import compute_code_digest
     from expunge.config import ClaimConfig
     from expunge.lifecycle import provenance
     from expunge.steps.claim_requests import claim_requests
@@ -188,7 +188,7 @@ def claim_requests(
         version=version,
     )
     outcome = claim_requests(config, Path(model.path))
-    return (*outcome, provenance.wrote(model, "model", model=name), code_digest())
+    return (*outcome, provenance.record_artifact(model, "model", model=name), compute_code_digest())
 
 
 @step
@@ -223,7 +223,7 @@ def load_oracles(
 
     indices = [int(index) for index in classes]
     found = load_oracles(Path(base.path), Path(oracles.path), name, indices, grade, version)
-    return (found.oracles, found.splits, provenance.wrote(oracles, "oracles", model=name))
+    return (found.oracles, found.splits, provenance.record_artifact(oracles, "oracles", model=name))
 
 
 @step
@@ -282,7 +282,7 @@ def compute_fim(
         Path(model.path), Path(fisher.path), classes=[int(index) for index in classes]
     )
     files.write_json(Path(report.path), outcome)
-    return (provenance.wrote(fisher, "fisher", of=model),)
+    return (provenance.record_artifact(fisher, "fisher", of=model),)
 
 
 @step
@@ -312,7 +312,7 @@ def perturb(
         config, Path(model.path), Path(fisher.path), Path(unlearned.path), parent=parent
     )
     files.write_json(Path(report.path), outcome)
-    return (provenance.wrote(unlearned, "model"),)
+    return (provenance.record_artifact(unlearned, "model"),)
 
 
 @step
@@ -332,7 +332,7 @@ def export_onnx(
 
     outcome = export_onnx(Path(model.path), Path(onnx.path))
     files.write_json(Path(report.path), outcome)
-    return (provenance.wrote(onnx, "onnx", of=model),)
+    return (provenance.record_artifact(onnx, "onnx", of=model),)
 
 
 @step
@@ -387,17 +387,17 @@ def validate(
 
 
 @step
-def report(validation: Input[Artifact], work: Input[Artifact], page: Output[HTML]) -> None:
+def render_report(validation: Input[Artifact], work: Input[Artifact], page: Output[HTML]) -> None:
     """Write what was measured of a forget as one page to read."""
     from pathlib import Path
 
-    from expunge.steps.render_report import report
+    from expunge.steps.render_report import render_report
 
-    report(Path(validation.path), Path(work.path), Path(page.path))
+    render_report(Path(validation.path), Path(work.path), Path(page.path))
 
 
 @step
-def record(
+def log_run(
     kind: str,
     name: str,
     validation: Input[Artifact],
@@ -408,11 +408,11 @@ def record(
     """Log the reports into the pipeline's MLflow run, whatever the gate said."""
     from pathlib import Path
 
-    from expunge.steps.log_run import record
+    from expunge.steps.log_run import log_run
 
     reports = {"validation": validation, "export": export, "work": work}
     paths = {key: Path(port.path) for key, port in reports.items()}
-    record(kind, name, paths, {}, Path(page.path) if page else None)
+    log_run(kind, name, paths, {}, Path(page.path) if page else None)
 
 
 @step
@@ -467,8 +467,8 @@ STEPS = {
         perturb,
         export_onnx,
         validate,
-        report,
-        record,
+        render_report,
+        log_run,
         register,
         promote,
         close_requests,

@@ -26,7 +26,7 @@ NEEDED = LEAST_ORACLES + 1  # those to compare with, and one held out as a contr
 APART = ("seed", "without", "workers", "processes", "nodes")
 
 
-def oracle_model(name: str) -> str:
+def name_oracle_model(name: str) -> str:
     """The registered model that holds the oracles of model `name`."""
     return name + SUFFIX
 
@@ -36,7 +36,7 @@ def holds_oracles(name: str) -> bool:
     return name.endswith(SUFFIX)
 
 
-def check_no_oracles(name: str) -> None:
+def check_no_oracle_model(name: str) -> None:
     """Refuse the name of a model of oracles where a model that serves is meant.
 
     Raises:
@@ -49,12 +49,12 @@ def check_no_oracles(name: str) -> None:
         )
 
 
-def left_out(info: ModelInfo, classes: Sequence[int] = ()) -> tuple[int, ...]:
+def list_left_out(info: ModelInfo, classes: Sequence[int] = ()) -> tuple[int, ...]:
     """What an oracle for forgetting `classes` leaves out: these, and what was forgotten before."""
     return tuple(sorted({*info.forgotten, *classes}))
 
 
-def recipe(info: ModelInfo, classes: Sequence[int] = ()) -> dict[str, Any]:
+def describe_recipe(info: ModelInfo, classes: Sequence[int] = ()) -> dict[str, Any]:
     """All that a model and the oracles for forgetting `classes` of it have in common.
 
     For an oracle itself, which forgot what it left out, it is the recipe with no classes. Weights
@@ -70,17 +70,19 @@ def recipe(info: ModelInfo, classes: Sequence[int] = ()) -> dict[str, Any]:
         "mean": list(info.mean),
         "std": list(info.std),
         "settings": settings,
-        "without": list(left_out(info, classes)),
+        "without": list(list_left_out(info, classes)),
     }
 
 
-def recipe_key(info: ModelInfo, classes: Sequence[int] = ()) -> str:
+def compute_recipe_key(info: ModelInfo, classes: Sequence[int] = ()) -> str:
     """The SHA-256 of the recipe as canonical JSON, in hexadecimal."""
-    text = json.dumps(recipe(info, classes), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        describe_recipe(info, classes), sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def oracle_seeds(key: str, count: int) -> tuple[int, ...]:
+def derive_oracle_seeds(key: str, count: int) -> tuple[int, ...]:
     """The first `count` seeds of the oracles with this key, below 2**31 and all different.
 
     They are digests, so that none is a seed which somebody chose for the model itself: an oracle
@@ -101,8 +103,8 @@ def check_same_recipe(base: ModelInfo, oracle: ModelInfo) -> None:
     Raises:
         UserError: with what differs.
     """
-    expected, found = (_flat(recipe(info)) for info in (base, oracle))
-    expected["without"] = list(left_out(base, oracle.forgotten))
+    expected, found = (_flat(describe_recipe(info)) for info in (base, oracle))
+    expected["without"] = list(list_left_out(base, oracle.forgotten))
     differ = [key for key in expected | found if expected.get(key) != found.get(key)]
     if differ:
         named = ", ".join(f"{key} is {found.get(key)!r}" for key in differ)
@@ -121,7 +123,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def request(name: str, info: ModelInfo, classes: Sequence[int], version: int = 0) -> str:
+def spell_request(name: str, info: ModelInfo, classes: Sequence[int], version: int = 0) -> str:
     """What `expunge oracles` and `expunge forget` take for `classes` of a version of `name`.
 
     Such as "shapes --classes 3,index:5 --base-version 2", where 5 is the name of another class.
@@ -137,7 +139,7 @@ def request(name: str, info: ModelInfo, classes: Sequence[int], version: int = 0
     return f"{name} --classes {listed}" + (f" --base-version {version}" if version else "")
 
 
-def check_enough(
+def check_enough_oracles(
     name: str, info: ModelInfo, classes: Sequence[int], found: int, grade: str, version: int = 0
 ) -> None:
     """Refuse a request that asks for a grade which so few oracles cannot show.
@@ -152,11 +154,11 @@ def check_enough(
         raise RefusedError(
             f"grade forgotten needs {NEEDED} oracles of {name!r} without classes {listed} and "
             f"there are {found}; make them with "
-            f"`expunge oracles {request(name, info, classes, version)}`"
+            f"`expunge oracles {spell_request(name, info, classes, version)}`"
         )
 
 
-def oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = "") -> TrainConfig:
+def build_oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = "") -> TrainConfig:
     """The training of an oracle for forgetting `classes` of a model; its seed is the caller's.
 
     `weights` is the file of the pretrained weights that the model started from, which it knows by
@@ -183,9 +185,9 @@ def oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = "") ->
     return TrainConfig(
         **{
             **known,
-            "without": left_out(info, classes),
+            "without": list_left_out(info, classes),
             "weights": _start(known["weights"], weights),
-            "seed": oracle_seeds(recipe_key(info, classes), 1)[0],
+            "seed": derive_oracle_seeds(compute_recipe_key(info, classes), 1)[0],
         }
     )
 

@@ -15,7 +15,7 @@ from expunge import environment
 GRACE = 10.0  # seconds for a killed process to be gone
 
 
-def this_process() -> str:
+def name_this_process() -> str:
     """This process as `MACHINE PID STARTED`: the boot and process namespace, and when it began."""
     return f"{_machine()} {os.getpid()} {_started(os.getpid())}"
 

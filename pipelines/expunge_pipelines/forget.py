@@ -130,9 +130,11 @@ def _forget_claimed(
             f"{retrained.outputs['digest']}",
         )
     )
-    shown = place(ops.report(validation=gate.outputs["report"], work=changed.outputs["report"]))
+    shown = place(
+        ops.render_report(validation=gate.outputs["report"], work=changed.outputs["report"])
+    )
     recorded = place(
-        ops.record(
+        ops.log_run(
             kind="forget",
             name=name,
             validation=gate.outputs["report"],

@@ -99,7 +99,7 @@ def build_train(place: Place, config: PipelineConfig | None = None) -> BaseCompo
             )
         )
         recorded = place(
-            ops.record(
+            ops.log_run(
                 kind="train",
                 name=name,
                 validation=gate.outputs["report"],

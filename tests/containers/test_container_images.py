@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from expunge import __version__
-from expunge.code_digest import code_digest
+from expunge.code_digest import compute_code_digest
 from expunge.environment import IMAGE
 
 pytestmark = pytest.mark.containers
@@ -99,8 +99,8 @@ def test_help_is_there_at_once(inside: Run) -> None:
 
 
 def test_the_code_in_the_image_is_this(inside: Run) -> None:
-    source = "from expunge.code_digest import code_digest; print(code_digest())"
-    assert inside(source).strip() == code_digest()
+    source = "from expunge.code_digest import compute_code_digest; print(compute_code_digest())"
+    assert inside(source).strip() == compute_code_digest()
 
 
 def test_every_module_of_the_steps_imports(inside: Run) -> None:

@@ -12,11 +12,11 @@ from expunge.core.epoch import (
     Batch,
     Inputs,
     batch_bounds,
+    compute_learning_rate,
     crop_and_flip,
     derive_seed,
     draw_epoch,
     flip,
-    learning_rate,
     normalise,
     split_evenly,
     train_epoch,
@@ -108,13 +108,13 @@ def test_shares_are_disjoint_and_whole() -> None:
 
 
 def test_cosine_schedule_values() -> None:
-    rates = [learning_rate(step, 10, 0.4, "cosine") for step in range(11)]
+    rates = [compute_learning_rate(step, 10, 0.4, "cosine") for step in range(11)]
     assert rates[0] == 0.4
     assert rates[5] == pytest.approx(0.2)
     assert rates[2] == pytest.approx(0.2 * (1 + math.cos(0.2 * math.pi)))
     assert rates[10] == pytest.approx(0.0, abs=1e-17)
     assert rates == sorted(rates, reverse=True)
-    assert learning_rate(9, 10, 0.4, "none") == 0.4
+    assert compute_learning_rate(9, 10, 0.4, "none") == 0.4
 
 
 class Recorder(nn.Module):

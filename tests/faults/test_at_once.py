@@ -54,12 +54,12 @@ def test_two_hundred_requests_are_settled_once_each(
     found = ledger.list_requests()
     assert len(found) == 2 * MODELS
     assert {entry.state for entry in found} == {"fulfilled"}
-    events = ledger.events_of()
+    events = ledger.list_events()
     fulfilled = Counter(entry.request for entry in events if entry.kind == "request-fulfilled")
     assert fulfilled == {entry.id: 1 for entry in found}
     assert ledger.verify() == len(events)
-    rows = {name: ledger.champion(name) for name in names}
-    served = {entry.name: entry for entry in registry.models() if "champion" in entry.aliases}
+    rows = {name: ledger.find_champion(name) for name in names}
+    served = {entry.name: entry for entry in registry.list_models() if "champion" in entry.aliases}
     for name, row in rows.items():
         assert row is not None
         assert (row.version, row.forgotten) == (served[name].version, CLASSES)
@@ -106,7 +106,7 @@ def registered(name: str, folder: Path, forgotten: tuple[int, ...], claim: objec
     """Register a copy of a made model, and promote it."""
     kind = "forget" if forgotten else "train"
     tags = {"expunge.gate": "passed", "expunge.grade": "suppressed" if forgotten else "trained"}
-    run_id = registry.attached_run(name, kind)
+    run_id = registry.attach_run(name, kind)
     made = registry.register(run_id, name, folder, tags, kind)
     version, token = claim if claim else (None, None)  # type: ignore[misc]
     promotion.promote(name, made.version, version, token)

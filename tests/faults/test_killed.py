@@ -24,7 +24,7 @@ HOOK = os.pathsep.join(
 )
 STEPS = (
     "claim_requests", "compute_fim", "perturb", "export_onnx", "load_oracles", "prepare_data",
-    "validate", "report", "record", "register", "promote", "close_requests",
+    "validate", "render_report", "log_run", "register", "promote", "close_requests",
 )  # fmt: skip
 BOUNDARIES = [*(f"{step}/start#1" for step in STEPS), "compute_fim/start#2",
               "close_requests/end#1"]  # fmt: skip
@@ -37,8 +37,8 @@ INSIDE = {
     "load_oracles": ["step/before#1", "step/after#1"],
     "prepare_data": ["save-tensors/after#1", "write-json/after#1"],
     "validate": ["write-json/before#1"],
-    "report": ["step/before#1", "step/after#1"],
-    "record": ["log_batch/after#1", "log_artifacts/before#1", "ledger-write/before#1",
+    "render_report": ["step/before#1", "step/after#1"],
+    "log_run": ["log_batch/after#1", "log_artifacts/before#1", "ledger-write/before#1",
                "ledger-write/after#1"],
     "register": ["create_logged_model/before#1", "create_logged_model/after#1",
                  "log_model_artifacts/before#1", "log_model_artifacts/after#1",

@@ -102,7 +102,7 @@ def test_equal_models_and_fishers_give_equal_bytes(tmp_path: Path) -> None:
         folder = tmp_path / str(attempt)
         save_model(folder)
         files.save_fisher(folder, draw(0), dict(sorted(provenance.items(), reverse=attempt % 2)))  # type: ignore[arg-type]
-        digests.add(tuple(files.sha256_file(path) for path in sorted(folder.iterdir())))
+        digests.add(tuple(files.digest_file(path) for path in sorted(folder.iterdir())))
     assert len(digests) == 1
 
 
@@ -158,7 +158,7 @@ def test_json_has_no_number_for_infinity(tmp_path: Path) -> None:
 
 def test_digest_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert files.sha256_file(tmp_path / "empty") == (
+    assert files.digest_file(tmp_path / "empty") == (
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     )
 
@@ -208,7 +208,7 @@ def test_a_model_without_codes_says_where_they_come_from(tmp_path: Path) -> None
 
 
 def test_an_opaque_name_says_nothing_but_the_index() -> None:
-    assert files.opaque_name(3) == "forgotten-3"
+    assert files.make_opaque_name(3) == "forgotten-3"
 
 
 def test_reading_descriptions_and_arrays_needs_no_torch(tmp_path: Path) -> None:
@@ -217,6 +217,6 @@ def test_reading_descriptions_and_arrays_needs_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, expunge.formats.files as a; p = pathlib.Path(sys.argv[1]);"
         "a.load_dataset_info(p); a.load_arrays(p, 'test'); a.load_model_info(p);"
-        "a.sha256_file(p / a.MODEL); sys.exit('torch' in sys.modules)"
+        "a.digest_file(p / a.MODEL); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == 0

@@ -17,24 +17,24 @@ def check(home: Path) -> None:
     assert [(entry.state, entry.classes) for entry in sorted(found, key=lambda e: e.classes)] == [
         ("fulfilled", (index,)) for index in ASKED
     ], "a request is lost"
-    events = ledger.events_of(NAME)
+    events = ledger.list_events(NAME)
     fulfilled = Counter(event.request for event in events if event.kind == "request-fulfilled")
     assert fulfilled == {entry.id: 1 for entry in found}, "a request is fulfilled twice"
-    assert ledger.verify() == len(ledger.events_of())
-    assert ledger.lost_claims(NAME) == []
+    assert ledger.verify() == len(ledger.list_events())
+    assert ledger.list_lost_claims(NAME) == []
     assert not [entry for entry in found if entry.state == "claimed"]
 
-    row = ledger.champion(NAME)
+    row = ledger.find_champion(NAME)
     assert row is not None
     assert set(ASKED) <= set(row.forgotten)
     assert {entry.version for entry in found} == {row.version}
-    versions = registry.versions(NAME)
+    versions = registry.list_versions(NAME)
     assert [entry.version for entry in versions if "champion" in entry.aliases] == [row.version]
     champion = next(entry for entry in versions if entry.version == row.version)
     assert champion.tags["expunge.gate"] == "passed"
     assert champion.promoted
-    assert set(registry.erased_tags(NAME)) == set(ASKED)
-    assert {entry.uri for entry in versions} <= ledger.addresses(NAME), "one is not recorded"
+    assert set(registry.read_erased_tags(NAME)) == set(ASKED)
+    assert {entry.uri for entry in versions} <= ledger.list_addresses(NAME), "one is not recorded"
     check_registry(home, versions)
     assert [path for path in (home / "runs").glob("*/*") if path.name != "log.txt"] == []
 
@@ -46,7 +46,7 @@ def check_registry(home: Path, versions: list[registry.Version]) -> None:
     for entry in versions:
         registry.download(entry, home / "check" / str(entry.version))
     shutil.rmtree(home / "check")
-    client = MlflowClient(registry.prepared_uri())
+    client = MlflowClient(registry.prepare_uri())
     (experiment,) = [e for e in client.search_experiments() if e.name == f"expunge/{NAME}"]
     logged = client.search_logged_models([experiment.experiment_id])
     sources = {

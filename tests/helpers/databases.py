@@ -221,7 +221,7 @@ def postgres_template(postgres: Server) -> str:
     name = postgres.create()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXPUNGE_DATABASE_URL", postgres.url(name))
-        ledger.champion_models()
+        ledger.list_champion_models()
     return name
 
 
@@ -232,7 +232,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("EXPUNGE_DATABASE_URL", raising=False)
         patch.setenv("EXPUNGE_HOME", str(home))
-        ledger.champion_models()
+        ledger.list_champion_models()
     return home / "ledger.db"
 
 

@@ -17,7 +17,7 @@ from expunge.formats.files import (
     Codes,
     ModelInfo,
     StoredModel,
-    opaque_name,
+    make_opaque_name,
     save_fisher,
     save_model,
 )
@@ -43,7 +43,7 @@ def tiny_model(
     settings: Mapping[str, Any] | None = None,
 ) -> StoredModel:
     """A small untrained model; `seed` gives its weights, and so their digest."""
-    names = [opaque_name(i) if i in forgotten else f"name-{i}" for i in range(CLASSES)]
+    names = [make_opaque_name(i) if i in forgotten else f"name-{i}" for i in range(CLASSES)]
     info = ModelInfo(
         arch="mlp",
         class_names=tuple(names),
@@ -92,7 +92,7 @@ def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("EXPUNGE_HOME", str(home))
         for name in VARIABLES:
             patch.delenv(name, raising=False)
-        registry.models()
+        registry.list_models()
     return home / "mlflow.db"
 
 
@@ -135,14 +135,14 @@ class Registrar:
         kind = "forget" if forgotten else "train"
         folder = self.folder_of(tiny_model(seed, forgotten, parent))
         tags = {"expunge.gate": gate, "expunge.grade": "suppressed" if forgotten else "trained"}
-        return registry.register(registry.attached_run(name, kind), name, folder, tags, kind)
+        return registry.register(registry.attach_run(name, kind), name, folder, tags, kind)
 
     def oracle(self, name: str, seed: int, left_out: tuple[int, ...] = (3,)) -> registry.Version:
         """An oracle of model `name`, without a Fisher total."""
         model = tiny_model(seed, left_out, settings={"epochs": 2, "seed": seed})
         folder = self.folder_of(model)
         (folder / "fim_total.safetensors").unlink()
-        run_id = registry.attached_run(name, "oracles")
+        run_id = registry.attach_run(name, "oracles")
         tags = {registry.ACCURACY_TAG: "0.75"}
         return registry.register(run_id, f"{name}-oracles", folder, tags, registry.ORACLE)
 

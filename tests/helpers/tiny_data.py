@@ -8,9 +8,9 @@ from PIL import Image
 from expunge.formats.files import (
     DatasetInfo,
     SplitInfo,
+    digest_file,
     save_arrays,
     save_dataset_info,
-    sha256_file,
     write_json,
 )
 
@@ -45,7 +45,7 @@ def write_tiny(
             save_arrays(folder, split, images_NHWC, labels_N)
             path = folder / f"{split}.safetensors"
         counts = tuple(np.bincount(labels_N, minlength=classes).tolist())
-        splits[split] = SplitInfo(count, sha256_file(path), counts)
+        splits[split] = SplitInfo(count, digest_file(path), counts)
     names = tuple(f"class {index}" for index in range(classes))
     storage = "files" if files else "arrays"
     mean, std = (0.5,) * channels, (0.25,) * channels

@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture
-def store(trained: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+def trained_store(trained: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The trained state as the current one; a test that changes it says so in its name."""
     monkeypatch.setenv("EXPUNGE_HOME", str(trained.home))
     return trained

@@ -17,26 +17,30 @@ def change(version: int, *forgotten: int, expected: int | None, token: int | Non
 
 
 def test_a_model_without_a_champion(database: Database) -> None:
-    assert ledger.champion(MODEL) is None
-    assert ledger.champion_models() == []
-    assert ledger.erasures(MODEL) == {}
+    assert ledger.find_champion(MODEL) is None
+    assert ledger.list_champion_models() == []
+    assert ledger.list_erasures(MODEL) == {}
     assert ledger.fulfil(MODEL) == []
 
 
 def test_a_champion_is_replaced(database: Database) -> None:
     first = ledger.change_champion(MODEL, 1, forgotten=(), grade="trained", expected=None)
-    assert first == ledger.champion(MODEL) == Champion(MODEL, 1, "", None, (), "trained", 1)
+    assert first == ledger.find_champion(MODEL) == Champion(MODEL, 1, "", None, (), "trained", 1)
     second = ledger.change_champion(MODEL, 4, forgotten={7, 3}, grade="forgotten", expected=1)
-    assert second == ledger.champion(MODEL) == Champion(MODEL, 4, "", 1, (3, 7), "forgotten", 2)
+    assert (
+        second == ledger.find_champion(MODEL) == Champion(MODEL, 4, "", 1, (3, 7), "forgotten", 2)
+    )
     third = ledger.change_champion(
         MODEL, 3, forgotten=[3, 7], grade="suppressed", expected=4, why="rolled-back"
     )
-    assert third == ledger.champion(MODEL) == Champion(MODEL, 3, "", 4, (3, 7), "suppressed", 3)
-    assert ledger.champion("fish") is None
-    kinds = [event.kind for event in ledger.events_of()]
+    assert (
+        third == ledger.find_champion(MODEL) == Champion(MODEL, 3, "", 4, (3, 7), "suppressed", 3)
+    )
+    assert ledger.find_champion("fish") is None
+    kinds = [event.kind for event in ledger.list_events()]
     assert kinds == ["champion-promoted", "class-erased", "class-erased", "champion-promoted",
                      "champion-rolled-back"]  # fmt: skip
-    assert ledger.events_of()[3].body == {
+    assert ledger.list_events()[3].body == {
         "version": 4,
         "weights": "",
         "previous": 1,
@@ -50,16 +54,16 @@ def test_a_champion_is_replaced(database: Database) -> None:
 def test_models_with_a_champion(database: Database) -> None:
     for model in ("fish", MODEL):
         ledger.change_champion(model, 1, forgotten=(), grade="trained", expected=None)
-    assert ledger.champion_models() == [MODEL, "fish"]
+    assert ledger.list_champion_models() == [MODEL, "fish"]
 
 
 def test_what_is_champion_already_is_left(database: Database) -> None:
     change(1, expected=None)
     change(2, 3, expected=1)
-    before, events = ledger.champion(MODEL), ledger.events_of()
+    before, events = ledger.find_champion(MODEL), ledger.list_events()
     for expected, token in ((1, None), (2, None), (None, None), (9, 77)):
         change(2, 3, expected=expected, token=token)
-    assert (ledger.champion(MODEL), ledger.events_of()) == (before, events)
+    assert (ledger.find_champion(MODEL), ledger.list_events()) == (before, events)
 
 
 def test_another_champion_came_between(database: Database) -> None:
@@ -76,11 +80,11 @@ def test_another_champion_came_between(database: Database) -> None:
     text = "the champion of 'fish' is none by now and version 3 was compared with version 1; run"
     with pytest.raises(RefusedError, match=text):
         ledger.change_champion("fish", 3, forgotten=(), grade="trained", expected=1)
-    found = ledger.champion(MODEL)
+    found = ledger.find_champion(MODEL)
     assert found is not None
     assert (found.version, found.revision) == (2, 2)
-    assert list(ledger.erasures(MODEL)) == [3]
-    assert ledger.champion("fish") is None
+    assert list(ledger.list_erasures(MODEL)) == [3]
+    assert ledger.find_champion("fish") is None
 
 
 def test_a_claim_that_was_lost(database: Database) -> None:
@@ -97,19 +101,19 @@ def test_a_claim_that_was_lost(database: Database) -> None:
         change(2, 3, expected=1, token=first.token)
     with pytest.raises(RefusedError, match=r"has lost its requests \(claim 99 is unknown\)"):
         change(2, 3, expected=1, token=99)
-    assert ledger.erasures(MODEL) == {}
+    assert ledger.list_erasures(MODEL) == {}
     change(3, 3, expected=1, token=second.token)
-    found = ledger.champion(MODEL)
+    found = ledger.find_champion(MODEL)
     assert found is not None
     assert found.version == 3
-    assert ledger.events_of()[-1].body["token"] == second.token
+    assert ledger.list_events()[-1].body["token"] == second.token
 
 
 def test_a_lease_that_ran_out_is_no_loss_until_somebody_takes_the_claim(database: Database) -> None:
     change(1, expected=None)
     made = filed(3)
     claim = claimed(lease_seconds=0.0)
-    assert ledger.lost_claims(MODEL) == [claim]
+    assert ledger.list_lost_claims(MODEL) == [claim]
     change(2, 3, expected=1, token=claim.token)
     assert [entry.id for entry in ledger.fulfil(MODEL)] == [made.id]
 
@@ -120,7 +124,7 @@ def test_an_erased_class_does_not_come_back(database: Database) -> None:
     change(2, 3, expected=1)
     change(3, 3, 5, expected=2)
     known = {3: Erasure(2, made.id), 5: Erasure(3, None)}
-    assert ledger.erasures(MODEL) == known
+    assert ledger.list_erasures(MODEL) == known
     text = (
         rf"version 4 of 'birds' remembers class 3 \(erased by version 2 for request {made.id}\), "
         r"class 5 \(erased by version 3\); an erased class does not come back: forget it in this "
@@ -134,17 +138,17 @@ def test_an_erased_class_does_not_come_back(database: Database) -> None:
     with pytest.raises(RefusedError, match="version 9 of 'birds' remembers class 3"):
         ledger.check_no_way_back(MODEL, 9, [5], known)
     ledger.check_no_way_back(MODEL, 9, [3, 4, 5], known)
-    found = ledger.champion(MODEL)
+    found = ledger.find_champion(MODEL)
     assert found is not None
     assert (found.version, found.previous) == (3, 2)
-    assert ledger.erasures(MODEL) == known
+    assert ledger.list_erasures(MODEL) == known
     ledger.change_champion("fish", 1, forgotten=(), grade="trained", expected=None)
 
 
 def test_a_cancelled_request_has_not_erased(database: Database) -> None:
     ledger.cancel_request(filed(3).id, "ann")
     change(2, 3, expected=None)
-    assert ledger.erasures(MODEL) == {3: Erasure(2, None)}
+    assert ledger.list_erasures(MODEL) == {3: Erasure(2, None)}
 
 
 def test_what_is_covered_is_fulfilled_once(database: Database) -> None:
@@ -165,9 +169,9 @@ def test_what_is_covered_is_fulfilled_once(database: Database) -> None:
     for entry in (half, other, cancelled):
         assert now_is(entry).version is None
     assert now_is(half).state == states.CLAIMED
-    events = ledger.events_of()
+    events = ledger.list_events()
     assert ledger.fulfil(MODEL) == []
-    assert ledger.events_of() == events
+    assert ledger.list_events() == events
     settled = [(event.request, event.body) for event in events if event.kind == "request-fulfilled"]
     assert sorted(request or "" for request, _ in settled) == sorted(entry.id for entry in done)
     assert all(body == {"version": 2, "grade": "suppressed"} for _, body in settled)
@@ -196,22 +200,22 @@ def test_a_champion_is_adopted(database: Database) -> None:
     row = ledger.adopt_champion(
         MODEL, 5, previous=2, forgotten=(1, 4), grade="suppressed", erased={1: 3, 4: 5}
     )
-    assert row == ledger.champion(MODEL) == Champion(MODEL, 5, "", 2, (1, 4), "suppressed", 1)
-    assert ledger.erasures(MODEL) == {1: Erasure(3, None), 4: Erasure(5, made.id)}
-    events = ledger.events_of()
+    assert row == ledger.find_champion(MODEL) == Champion(MODEL, 5, "", 2, (1, 4), "suppressed", 1)
+    assert ledger.list_erasures(MODEL) == {1: Erasure(3, None), 4: Erasure(5, made.id)}
+    events = ledger.list_events()
     assert events[-1].kind == "champion-adopted"
     again = ledger.adopt_champion(
         MODEL, 9, previous=None, forgotten=(), grade="trained", erased={7: 9}
     )
     assert again == row
-    assert ledger.events_of() == events
+    assert ledger.list_events() == events
     assert [entry.id for entry in ledger.fulfil(MODEL)] == [made.id]
 
 
 def test_what_an_adopted_champion_has_forgotten_does_not_come_back(database: Database) -> None:
     """Also where nothing but the version itself says that it has."""
     ledger.adopt_champion(MODEL, 5, previous=None, forgotten=(1, 4), grade="x", erased={1: 3, 6: 2})
-    assert ledger.erasures(MODEL) == {
+    assert ledger.list_erasures(MODEL) == {
         1: Erasure(3, None),
         4: Erasure(5, None),
         6: Erasure(2, None),
@@ -223,7 +227,7 @@ def test_what_an_adopted_champion_has_forgotten_does_not_come_back(database: Dat
 def test_a_restored_alias_is_logged(database: Database) -> None:
     ledger.note_restored(MODEL, "champion", 3, 4)
     ledger.note_restored(MODEL, "previous", None, 3)
-    first, second = ledger.events_of(MODEL)
+    first, second = ledger.list_events(MODEL)
     assert (first.kind, first.request) == ("alias-restored", None)
     assert first.body == {"alias": "champion", "found": 3, "restored": 4}
     assert second.body == {"alias": "previous", "found": None, "restored": 3}

@@ -15,12 +15,14 @@ from expunge.ledger import Request
 pytest_plugins = ["databases"]
 
 LATE = "2020-01-02T00:00:00.000000+00:00"
-HOLDER = "import time; from expunge import holders; print(holders.this_process(), flush=True);"
+HOLDER = (
+    "import time; from expunge import processes; print(processes.name_this_process(), flush=True);"
+)
 
 
 def kinds(request: Request) -> list[str]:
     """What happened to a request, in order."""
-    return [entry.kind.removeprefix("request-") for entry in ledger.events_of(request=request.id)]
+    return [entry.kind.removeprefix("request-") for entry in ledger.list_events(request=request.id)]
 
 
 def day(number: int) -> datetime:
@@ -32,7 +34,7 @@ def test_nothing_to_claim(database: Database) -> None:
     filed(1, model="fish")
     assert claim_or_none() is None
     assert ledger.find_claim("run-1") is None
-    assert ledger.lost_claims(MODEL) == []
+    assert ledger.list_lost_claims(MODEL) == []
 
 
 def test_a_claim_takes_all_that_is_pending(database: Database) -> None:
@@ -57,8 +59,8 @@ def test_a_claim_takes_all_that_is_pending(database: Database) -> None:
         assert (held.state, held.token, held.run) == (states.CLAIMED, claim.token, "run-1")
         assert held.attempts == 1
         assert kinds(entry) == ["added", "claimed"]
-    assert [entry.id for entry in ledger.held_requests(claim.token)] == list(claim.requests)
-    body = ledger.events_of(request=first.id)[-1].body
+    assert [entry.id for entry in ledger.list_held_requests(claim.token)] == list(claim.requests)
+    body = ledger.list_events(request=first.id)[-1].body
     assert body == {"token": claim.token, "run": "run-1", "base_version": 4}
     alone = ((fish, "pending"), (unapproved, "unapproved"), (parked, "parked"), (gone, "pending"))
     for left, state in alone:
@@ -145,7 +147,9 @@ def test_a_policy_of_approval_holds_for_what_was_filed_before(database: Database
     ledger.approve_request(approved.id, "bob")
     assert claimed(approval=True).requests == (approved.id,)
     assert now_is(made).state == states.UNAPPROVED
-    assert [entry.kind for entry in ledger.events_of(request=made.id)][1:] == ["approval-demanded"]
+    assert [entry.kind for entry in ledger.list_events(request=made.id)][1:] == [
+        "approval-demanded"
+    ]
     ledger.approve_request(made.id, "bob")
     assert claimed("run-2", approval=True).requests == (made.id,)
 
@@ -160,7 +164,7 @@ def test_what_is_named_and_lacks_approval_can_then_be_approved(database: Databas
             with pytest.raises(RefusedError, match=f"`expunge request approve {made.id}`"):
                 claim_or_none(only=[made.id], approval=True)
         assert now_is(made).state == states.UNAPPROVED
-        demanded = [e.kind for e in ledger.events_of(request=made.id)].count("approval-demanded")
+        demanded = [e.kind for e in ledger.list_events(request=made.id)].count("approval-demanded")
         assert demanded == 1
         ledger.approve_request(made.id, "bob")
     assert claimed(only=[pending.id, parked.id], approval=True).classes == (1, 2)
@@ -302,7 +306,7 @@ def test_failures_are_counted(database: Database) -> None:
     assert parked.attempts == states.ATTEMPTS
     assert kinds(made) == ["added", *["claimed", "put-back"] * 4, "claimed", "parked"]
     assert claim_or_none("run-more") is None
-    assert "out of memory" not in str(ledger.events_of(request=made.id))
+    assert "out of memory" not in str(ledger.list_events(request=made.id))
 
 
 def test_a_failure_without_words(database: Database) -> None:
@@ -353,12 +357,12 @@ def test_closing_twice(database: Database) -> None:
     claimed()
     closed = ledger.close_claim("run-1", ledger.FAILED)
     assert closed is not None
-    events = ledger.events_of()
+    events = ledger.list_events()
     assert events[-1].kind == "claim-closed"
     assert events[-1].body == {"token": closed.token, "outcome": "failed"}
     assert ledger.close_claim("run-1", ledger.FAILED) is None
     assert ledger.close_claim("run-never", ledger.FAILED) is None
-    assert ledger.events_of() == events
+    assert ledger.list_events() == events
     assert now_is(made).attempts == 1
     assert ledger.find_claim("run-1") == closed
 
@@ -368,7 +372,7 @@ def test_what_was_fulfilled_stays_so(database: Database) -> None:
     claim = claimed()
     ledger.change_champion(MODEL, 2, forgotten=[1], grade="suppressed", expected=None)
     ledger.fulfil(MODEL)
-    assert [entry.id for entry in ledger.held_requests(claim.token)] == [two.id]
+    assert [entry.id for entry in ledger.list_held_requests(claim.token)] == [two.id]
     closed = ledger.close_claim("run-1", ledger.OVERTAKEN)
     assert closed is not None
     assert closed.outcome == "overtaken"
@@ -416,15 +420,15 @@ def test_a_lease_that_ran_out(database: Database) -> None:
     made, fish = filed(1), filed(1, model="fish")
     claimed()
     claimed("run-2", model="fish")
-    assert ledger.lost_claims(MODEL) == ledger.lost_claims("fish") == []
+    assert ledger.list_lost_claims(MODEL) == ledger.list_lost_claims("fish") == []
     database.execute(f"UPDATE claims SET lease_until = '{LATE}' WHERE run = 'run-1'")
-    assert [claim.run for claim in ledger.lost_claims(MODEL)] == ["run-1"]
-    assert ledger.lost_claims("fish") == []
+    assert [claim.run for claim in ledger.list_lost_claims(MODEL)] == ["run-1"]
+    assert ledger.list_lost_claims("fish") == []
     assert ledger.extend_claim("run-1", 60)  # nobody has taken it away yet
-    assert ledger.lost_claims(MODEL) == []
+    assert ledger.list_lost_claims(MODEL) == []
     database.execute(f"UPDATE claims SET lease_until = '{LATE}' WHERE run = 'run-1'")
     ledger.close_claim("run-1", ledger.FAILED, error="the run died or lost its lease")
-    assert ledger.lost_claims(MODEL) == []
+    assert ledger.list_lost_claims(MODEL) == []
     assert claimed("run-3").requests == (made.id,)
     assert now_is(fish).state == states.CLAIMED
 
@@ -432,7 +436,7 @@ def test_a_lease_that_ran_out(database: Database) -> None:
 def test_a_lease_runs_out_by_itself(database: Database) -> None:
     filed(1)
     claim = claimed(lease_seconds=0.0)
-    assert ledger.lost_claims(MODEL) == [claim]
+    assert ledger.list_lost_claims(MODEL) == [claim]
 
 
 def test_a_process_that_ended(database: Database) -> None:
@@ -442,17 +446,17 @@ def test_a_process_that_ended(database: Database) -> None:
         assert process.stdout is not None
         claimed(holder=process.stdout.readline().strip())
         try:
-            assert ledger.lost_claims(MODEL) == []
+            assert ledger.list_lost_claims(MODEL) == []
         finally:
             process.kill()
-    assert [claim.run for claim in ledger.lost_claims(MODEL)] == ["run-1"]
+    assert [claim.run for claim in ledger.list_lost_claims(MODEL)] == ["run-1"]
 
 
 def test_processes_that_nobody_can_see_from_here(database: Database) -> None:
-    for number, holder in enumerate((None, "another-machine 1 2", holders.this_process())):
+    for number, holder in enumerate((None, "another-machine 1 2", holders.name_this_process())):
         filed(number)
         claimed(f"run-{number}", holder=holder)
-    assert ledger.lost_claims(MODEL) == []
+    assert ledger.list_lost_claims(MODEL) == []
 
 
 def test_what_fails_again_and_again_waits_for_the_others(database: Database) -> None:

@@ -70,7 +70,7 @@ class Part:
 
 
 def settle_lost(model: str) -> None:
-    for claim in ledger.lost_claims(model):
+    for claim in ledger.list_lost_claims(model):
         ledger.close_claim(claim.run, ledger.INTERRUPTED)
 
 
@@ -83,7 +83,7 @@ def choose(known: Sequence[Request], rng: random.Random) -> list[str]:
 def work_once(part: Part, model: str, only: Sequence[str], luck: float, ours: str | None) -> None:
     """One run as the pipeline's steps make it: claim, gate, promote, settle, close."""
     settle_lost(model)
-    base = ledger.champion(model)
+    base = ledger.find_champion(model)
     assert base is not None
     run = f"run-{uuid.uuid4().hex}"
     claim = ledger.claim_requests(
@@ -137,7 +137,7 @@ def work(part: Part, rng: random.Random) -> None:
         promotes = part.promotes(sum(settled.values()))
         luck = rng.random() if promotes else rng.uniform(0, 0.25)
         try:
-            ours = rng.choice((None, holders.this_process()))
+            ours = rng.choice((None, holders.name_this_process()))
             work_once(part, model, choose(known, rng), luck, ours)
             for entry in known:
                 if entry.state in (states.REJECTED, states.PARKED):
@@ -180,7 +180,7 @@ def history() -> None:
     fulfilled: Counter[str] = Counter()
     champions = dict.fromkeys(MODELS, 1)
     erased: dict[str, set[int]] = {model: set() for model in MODELS}
-    for event in ledger.events_of():
+    for event in ledger.list_events():
         body, request = event.body, event.request or ""
         if event.kind == "request-added":
             assert request not in holder
@@ -218,7 +218,7 @@ def history() -> None:
     assert set(fulfilled.values()) == {1}
     assert set(fulfilled) == set(holder)
     for model, version in champions.items():
-        found = ledger.champion(model)
+        found = ledger.find_champion(model)
         assert found is not None
         assert (found.version, set(found.forgotten)) == (version, erased[model])
 
@@ -253,9 +253,9 @@ def check_all_went_in_turn(database: Database, folder: Path, classes: int, share
     assert sorted((entry.model, *entry.classes) for entry in found) == sorted(
         (model, index) for model in MODELS for index in range(classes)
     )
-    assert ledger.champion_models() == sorted(MODELS)
+    assert ledger.list_champion_models() == sorted(MODELS)
     history()
-    assert ledger.verify() == len(ledger.events_of())
+    assert ledger.verify() == len(ledger.list_events())
 
 
 def test_processes_take_turns(database: Database, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def kill(connection, cursor, statement, *rest):
     if sys.argv[1] in statement:
         os.kill(os.getpid(), signal.SIGKILL)
 
-ledger.champion_models()
+ledger.list_champion_models()
 """
 # Each waits for the others, so that all of them find nothing and begin.
 FIRST = """
@@ -274,10 +274,10 @@ def test_a_server_with_too_many_connections(
 
 @ON_A_SERVER
 def test_a_connection_that_breaks_off_leaves_nothing(database: Database) -> None:
-    made, before = filed(1), ledger.events_of()
+    made, before = filed(1), ledger.list_events()
 
     def break_off() -> None:
-        with connecting.writing("do half") as connection:
+        with connecting.begin_write("do half") as connection:
             connection.exec_driver_sql("UPDATE requests SET state = 'cancelled'")
             pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
             database.execute(f"SELECT pg_terminate_backend({pid}, 5000)")
@@ -289,12 +289,12 @@ def test_a_connection_that_breaks_off_leaves_nothing(database: Database) -> None
         break_off()
     one_line(lost.value)
     assert ledger.find_request(made.id) == made
-    assert ledger.events_of() == before
+    assert ledger.list_events() == before
 
 
 def test_a_body_that_raises_leaves_nothing(database: Database) -> None:
     def fail() -> None:
-        with connecting.writing("do half") as connection:
+        with connecting.begin_write("do half") as connection:
             connection.exec_driver_sql("UPDATE requests SET state = 'cancelled'")
             raise KeyboardInterrupt
 
@@ -351,7 +351,7 @@ def test_nobody_waits_for_ever(database: Database, monkeypatch: pytest.MonkeyPat
     names = ("lock_timeout", "idle_in_transaction_session_timeout")
 
     def settings() -> list[str]:
-        with connecting.writing("look") as connection:
+        with connecting.begin_write("look") as connection:
             return [str(connection.exec_driver_sql(f"SHOW {name}").scalar()) for name in names]
 
     assert settings() == ["30s", "30s"]
@@ -363,7 +363,7 @@ def test_nobody_waits_for_ever(database: Database, monkeypatch: pytest.MonkeyPat
 @IN_A_FILE
 def test_erased_bytes_are_overwritten(database: Database) -> None:
     """Some builds of SQLite do not do so by themselves."""
-    with connecting.writing("look") as connection:
+    with connecting.begin_write("look") as connection:
         assert connection.exec_driver_sql("PRAGMA secure_delete").scalar() == 1
 
 
@@ -447,7 +447,7 @@ def test_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one_line(caught.value)
     assert caught.value.exit_code == 3
     filler.unlink()
-    made, events = filed(1), ledger.events_of()
+    made, events = filed(1), ledger.list_events()
     claim = claimed()
     fill(small_disk)
     for act in (
@@ -461,8 +461,8 @@ def test_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.exit_code == 3
     filler.unlink()
     assert ledger.find_claim("run-1") == claim
-    assert ledger.events_of()[: len(events)] == events
-    assert ledger.verify() == len(ledger.events_of())
-    assert ledger.holding("birds", [1]) == []
+    assert ledger.list_events()[: len(events)] == events
+    assert ledger.verify() == len(ledger.list_events())
+    assert ledger.list_remembering("birds", [1]) == []
     ledger.close_claim("run-1", ledger.INTERRUPTED)
     assert ledger.find_request(made.id).state == "pending"

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from expunge import ledger
 from expunge.errors import OperationalError
-from expunge.ledger.database import reading
+from expunge.ledger.database import begin_read
 from expunge.ledger.schema import events, head
 
 pytest_plugins = ["databases"]
@@ -44,13 +44,13 @@ def rehash(database: Database, seq: int) -> str:
 
 
 def test_an_empty_log(database: Database) -> None:
-    assert ledger.events_of() == []
+    assert ledger.list_events() == []
     assert ledger.verify() == 0
 
 
 def test_the_chain(database: Database) -> None:
     worked()
-    events = ledger.events_of()
+    events = ledger.list_events()
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert [event.at for event in events] == sorted(event.at for event in events)
     assert ledger.verify() == len(events) == 9
@@ -66,18 +66,18 @@ def test_the_chain(database: Database) -> None:
 def test_events_are_of_a_model_or_a_request(database: Database) -> None:
     request = worked()
     filed(1, model="fish")
-    whole = ledger.events_of()
-    assert ledger.events_of("fish") == whole[-1:]
-    assert ledger.events_of(MODEL) == whole[:-1]
-    assert ledger.events_of(request=request) == [e for e in whole if e.request == request]
-    assert [event.kind for event in ledger.events_of(request=request)] == [
+    whole = ledger.list_events()
+    assert ledger.list_events("fish") == whole[-1:]
+    assert ledger.list_events(MODEL) == whole[:-1]
+    assert ledger.list_events(request=request) == [e for e in whole if e.request == request]
+    assert [event.kind for event in ledger.list_events(request=request)] == [
         "request-added",
         "request-approved",
         "request-claimed",
         "request-put-back",
         "request-cancelled",
     ]
-    assert ledger.events_of("fish", request) == ledger.events_of("cats") == []
+    assert ledger.list_events("fish", request) == ledger.list_events("cats") == []
 
 
 def test_no_event_holds_a_personal_text(database: Database) -> None:
@@ -101,7 +101,7 @@ def test_the_same_text_has_another_digest_each_time(database: Database) -> None:
 
 def test_the_body_of_a_filing(database: Database) -> None:
     made = filed(3, 1)
-    (event,) = ledger.events_of()
+    (event,) = ledger.list_events()
     assert (event.model, event.request, event.at[:13]) == (MODEL, made.id, made.created_at[:13])
     assert event.body["classes"] == [1, 3]
     assert (event.body["due_at"], event.body["state"]) == (made.due_at, "pending")
@@ -112,7 +112,7 @@ def test_the_body_of_a_filing(database: Database) -> None:
 
 def test_the_database_refuses_to_change_the_log(database: Database) -> None:
     worked()
-    before = ledger.events_of()
+    before = ledger.list_events()
     columns = "seq, at, kind, model, request, body, previous, hash"
     row = "SELECT 1, at, 'forged', model, request, body, previous, hash FROM events WHERE seq = 1"
     detours = {
@@ -137,7 +137,7 @@ def test_the_database_refuses_to_change_the_log(database: Database) -> None:
     for change in (*plain, *detours[database.kind]):
         with pytest.raises(DBAPIError, match="the event log is append-only"):
             database.execute(change)
-    assert ledger.events_of() == before
+    assert ledger.list_events() == before
     assert ledger.verify() == len(before)
 
 
@@ -238,7 +238,7 @@ def test_erased_texts_leave_the_chain_whole_and_are_nowhere(database: Database) 
     for (salt,) in kept:
         assert salt.encode() in after
     assert ledger.verify() == 10
-    last = ledger.events_of()[-1]
+    last = ledger.list_events()[-1]
     assert (last.kind, last.request, last.body) == ("texts-erased", request, {"texts": 5})
     assert ledger.erase_texts(request, MODEL) == ledger.erase_texts("unknown", MODEL) == 0
     assert ledger.verify() == 10
@@ -247,10 +247,10 @@ def test_erased_texts_leave_the_chain_whole_and_are_nowhere(database: Database) 
 def test_a_log_that_grows_while_it_is_read_is_whole(database: Database) -> None:
     """`verify` sees one moment, whatever others write meanwhile."""
     filed(1)
-    with reading("look twice") as connection:
+    with begin_read("look twice") as connection:
         first = connection.execute(events.select()).all()
         if database.kind == "postgresql":  # in SQLite a writer waits for the reader
             filed(2)
         assert connection.execute(events.select()).all() == first
         assert connection.execute(head.select()).one().seq == len(first) == 1
-    assert ledger.verify() == len(ledger.events_of())
+    assert ledger.verify() == len(ledger.list_events())

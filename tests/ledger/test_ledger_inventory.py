@@ -8,7 +8,7 @@ pytest_plugins = ["databases"]
 
 
 def addresses(*classes: int, model: str = MODEL) -> list[str]:
-    return [entry.address for entry in ledger.holding(model, classes)]
+    return [entry.address for entry in ledger.list_remembering(model, classes)]
 
 
 def test_what_is_written_is_noted(database: Database) -> None:
@@ -17,7 +17,7 @@ def test_what_is_written_is_noted(database: Database) -> None:
         "models:/birds/3", "version", {7, 2}, digest=digest, model=MODEL, run="run-1"
     )
     ledger.note_written("/data/birds", "dataset", [2])
-    version, data = ledger.holding(MODEL, [2])
+    version, data = ledger.list_remembering(MODEL, [2])
     assert (version.address, version.kind, version.classes) == (
         "models:/birds/3",
         "version",
@@ -47,7 +47,7 @@ def test_written_again_at_one_address(database: Database) -> None:
     ledger.note_written("/a/b", "model", [1], model=MODEL)
     ledger.note_written("/a", "model", [2], model=MODEL, digest="sha256:b")
     assert addresses(1) == ["/a/b"]
-    assert [entry.digest for entry in ledger.holding(MODEL, [2])] == ["sha256:b"]
+    assert [entry.digest for entry in ledger.list_remembering(MODEL, [2])] == ["sha256:b"]
     rows = database.execute("SELECT address, removed_at FROM written ORDER BY id")
     assert [(address, removed is None) for address, removed in rows] == [
         ("/a", False),

@@ -92,7 +92,7 @@ def test_asked_twice_is_the_same_request(database: Database) -> None:
         assert again.created is None
         assert again.existing == again.requests == (first,)
     assert ledger.list_requests() == [first]
-    assert [entry.kind for entry in ledger.events_of()] == ["request-added"]
+    assert [entry.kind for entry in ledger.list_events()] == ["request-added"]
 
 
 def test_half_of_it_asked_already(database: Database) -> None:
@@ -109,7 +109,7 @@ def test_half_of_it_asked_already(database: Database) -> None:
 
 def test_nothing_asked_files_nothing(database: Database) -> None:
     assert ledger.add_request(MODEL, {}, reason="none", requester="ann").requests == ()
-    assert ledger.list_requests() == ledger.events_of() == []
+    assert ledger.list_requests() == ledger.list_events() == []
 
 
 def test_a_class_of_another_model_is_another_class(database: Database) -> None:

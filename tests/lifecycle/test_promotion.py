@@ -15,9 +15,9 @@ def test_promote_moves_champion_and_previous(registrar: Registrar) -> None:
     promotion.promote("shapes", 1, None)
     promotion.promote("shapes", 2, 1)
     promotion.promote("shapes", 2, 1)  # again: nothing
-    aliases = {entry.version: entry.aliases for entry in registry.versions("shapes")}
+    aliases = {entry.version: entry.aliases for entry in registry.list_versions("shapes")}
     assert aliases == {1: ("previous",), 2: ("champion",), 3: ()}
-    promoted = {entry.version: entry.promoted for entry in registry.versions("shapes")}
+    promoted = {entry.version: entry.promoted for entry in registry.list_versions("shapes")}
     assert promoted == {1: True, 2: True, 3: False}
 
 
@@ -40,7 +40,7 @@ def test_promote_refuses_what_the_gate_rejected(registrar: Registrar) -> None:
     registrar("shapes", gate="rejected")
     with pytest.raises(RefusedError, match="not registered by expunge with a passed gate"):
         promotion.promote("shapes", 1, None)
-    assert promotion.erased("shapes") == {}
+    assert promotion.list_erased("shapes") == {}
 
 
 def test_an_erased_class_does_not_come_back(registrar: Registrar) -> None:
@@ -49,13 +49,13 @@ def test_an_erased_class_does_not_come_back(registrar: Registrar) -> None:
     registrar("shapes", 2, forgotten=(1, 3))
     registrar("shapes", 3, forgotten=(1,))
     promotion.promote("shapes", 1, None)
-    assert promotion.erased("shapes") == {}
+    assert promotion.list_erased("shapes") == {}
     promotion.promote("shapes", 2, 1)
-    assert set(promotion.erased("shapes")) == {3}
+    assert set(promotion.list_erased("shapes")) == {3}
     with pytest.raises(RefusedError, match=r"remembers class 3 \(erased by version 2\)"):
         promotion.rollback("shapes")
     promotion.promote("shapes", 3, 2)
-    assert set(promotion.erased("shapes")) == {1, 3}
+    assert set(promotion.list_erased("shapes")) == {1, 3}
     with pytest.raises(RefusedError, match=r"version 4 .* class 3 \(erased by version 2\)"):
         promotion.promote("shapes", 4, 3)
     with pytest.raises(RefusedError, match=r"class 1 \(erased by version 3\); an erased class"):
@@ -68,7 +68,7 @@ def test_erasure_outlives_the_version_that_erased(registrar: Registrar) -> None:
     registrar("shapes", 1)
     promotion.promote("shapes", 1, None)
     connection.connect().delete_model_version("shapes", "1")
-    assert set(promotion.erased("shapes")) == {3}
+    assert set(promotion.list_erased("shapes")) == {3}
     with pytest.raises(RefusedError, match=r"remembers class 3 \(erased by version 1\)"):
         promotion.promote("shapes", 2, None)
 
@@ -81,7 +81,7 @@ def test_rollback_swaps_champion_and_previous(registrar: Registrar) -> None:
         promotion.rollback("shapes")
     promotion.promote("shapes", 2, 1)
     assert promotion.rollback("shapes") == (1, 2)
-    assert {e.version: e.aliases for e in registry.versions("shapes")} == {
+    assert {e.version: e.aliases for e in registry.list_versions("shapes")} == {
         1: ("champion",),
         2: ("previous",),
     }
@@ -90,7 +90,7 @@ def test_rollback_swaps_champion_and_previous(registrar: Registrar) -> None:
 
 def stand(name: str) -> dict[str, int]:
     """Where MLflow's aliases stand."""
-    return registry.aliases(name)
+    return registry.read_aliases(name)
 
 
 def test_an_alias_that_somebody_moved_is_put_right_and_logged(registrar: Registrar) -> None:
@@ -111,7 +111,7 @@ def test_an_alias_that_somebody_moved_is_put_right_and_logged(registrar: Registr
     found = promotion.reconcile("shapes")
     assert found.restored == {"champion": (None, 2), "previous": (3, 1)}
     assert promotion.reconcile("shapes").restored == {}
-    logged = [e.body for e in ledger.events_of("shapes") if e.kind == "alias-restored"]
+    logged = [e.body for e in ledger.list_events("shapes") if e.kind == "alias-restored"]
     assert [(body["alias"], body["found"], body["restored"]) for body in logged] == [
         ("champion", 1, 2), ("champion", 3, 2), ("champion", None, 2), ("previous", 3, 1),
     ]  # fmt: skip
@@ -143,10 +143,10 @@ def test_a_store_of_an_older_version_of_expunge_is_taken_over(registrar: Registr
     client.set_registered_model_alias("shapes", "previous", "1")
     client.set_registered_model_alias("shapes", "champion", "2")
     assert promotion.reconcile("shapes").champion == 2
-    row = ledger.champion("shapes")
+    row = ledger.find_champion("shapes")
     assert row is not None
     assert (row.version, row.previous, row.forgotten) == (2, 1, (3,))
-    assert set(ledger.erasures("shapes")) == {3}
+    assert set(ledger.list_erasures("shapes")) == {3}
     with pytest.raises(RefusedError, match=r"remembers class 3 \(erased by version 2\)"):
         promotion.rollback("shapes")
 
@@ -161,7 +161,7 @@ def test_an_alias_on_what_may_not_serve_is_not_taken_over(registrar: Registrar) 
         found = promotion.reconcile("shapes")
         assert (found.champion, found.restored) == (None, {"champion": (int(version), None)})
         assert stand("shapes") == {}
-    assert ledger.champion("shapes") is None
+    assert ledger.find_champion("shapes") is None
 
 
 def test_a_champion_that_was_deleted_serves_nothing_else(registrar: Registrar) -> None:
@@ -195,7 +195,7 @@ def test_a_process_that_died_between_row_and_alias_is_made_good(registrar: Regis
     found = promotion.reconcile("shapes")
     assert [entry.id for entry in found.fulfilled] == [asked.id]
     assert stand("shapes") == {"champion": 2, "previous": 1}
-    assert registry.erased_tags("shapes") == {3: 2}
+    assert registry.read_erased_tags("shapes") == {3: 2}
 
 
 def test_a_model_that_nobody_knows_has_nothing_to_reconcile(registrar: Registrar) -> None:
@@ -226,7 +226,7 @@ def test_a_model_made_anew_under_the_same_name_has_other_versions(registrar: Reg
     found = promotion.reconcile("shapes")
     assert (found.champion, found.missing, found.fulfilled) == (2, True, ())
     assert "champion" not in stand("shapes")
-    assert not any(entry.promoted for entry in registry.versions("shapes"))
+    assert not any(entry.promoted for entry in registry.list_versions("shapes"))
     registrar("shapes", 7, forgotten=(1, 3))
     (done,) = promotion.promote("shapes", 3, 2)
     assert done.id == asked.id
@@ -255,23 +255,25 @@ def test_the_newest_champion_is_taken_over_where_the_alias_may_not_stand(
         client.set_model_version_tag("shapes", version, "expunge.promoted", "true")
     client.set_registered_model_alias("shapes", "champion", "1")
     assert promotion.reconcile("shapes").restored == {"champion": (1, 2)}
-    assert set(ledger.erasures("shapes")) == {3}
+    assert set(ledger.list_erasures("shapes")) == {3}
 
 
 def test_a_version_that_was_not_recorded_is_recorded(registrar: Registrar) -> None:
     registrar("shapes", 0)
     registrar("shapes", 1, forgotten=(3,))
     promotion.promote("shapes", 1, None)
-    assert ledger.addresses("shapes") == set()
+    assert ledger.list_addresses("shapes") == set()
     promotion.reconcile("shapes")
-    assert ledger.addresses("shapes") == {"models:/shapes/1", "models:/shapes/2"}
-    assert [entry.address for entry in ledger.holding("shapes", [3])] == ["models:/shapes/1"]
+    assert ledger.list_addresses("shapes") == {"models:/shapes/1", "models:/shapes/2"}
+    assert [entry.address for entry in ledger.list_remembering("shapes", [3])] == [
+        "models:/shapes/1"
+    ]
     promotion.reconcile("shapes")
-    assert len(ledger.holding("shapes", [0])) == 2
+    assert len(ledger.list_remembering("shapes", [0])) == 2
 
 
 @pytest.mark.parametrize("name", ["a'b", "a b", ""])
 def test_a_name_that_is_none(store: object, name: str) -> None:
-    for act in (promotion.reconcile, promotion.rollback, promotion.erased):
+    for act in (promotion.reconcile, promotion.rollback, promotion.list_erased):
         with pytest.raises(UserError, match=r"the model name .* is not usable"):
             act(name)

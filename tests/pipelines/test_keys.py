@@ -21,7 +21,7 @@ from expunge_pipelines.kubeflow.task_defaults import RESOURCES
 PIPELINES = ("train", "oracles", "forget")
 UNCACHED = {
     "plan-training", "prepare-data", "claim-requests", "load-oracles", "find-oracle",
-    "keep-oracle", "report", "record", "register", "promote", "close-requests",
+    "keep-oracle", "render-report", "log-run", "register", "promote", "close-requests",
 }  # fmt: skip
 CHANNEL = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 

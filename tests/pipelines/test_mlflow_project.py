@@ -33,10 +33,10 @@ def test_an_entry_point_is_the_command_with_its_own_defaults(entry: str) -> None
     assert given == expected | ({"dry_run": True} if entry == "validate" else {})
 
 
-def mlflow_run(store: Store, entry: str, **parameters: str) -> tuple[int, str, Any]:
+def mlflow_run(trained_store: Store, entry: str, **parameters: str) -> tuple[int, str, Any]:
     """`mlflow run` as the project's README has it: exit code, output, and the run it opened."""
     variables = {key: text for key, text in os.environ.items() if not key.startswith("MLFLOW_")}
-    variables["MLFLOW_TRACKING_URI"] = f"sqlite:///{store.home / 'mlflow.db'}"
+    variables["MLFLOW_TRACKING_URI"] = f"sqlite:///{trained_store.home / 'mlflow.db'}"
     variables["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     pairs = [word for key, value in parameters.items() for word in ("-P", f"{key}={value}")]
     command = [sys.executable, "-m", "mlflow", "run", "mlflow_project", "-e", entry, *pairs]
@@ -56,38 +56,40 @@ def mlflow_run(store: Store, entry: str, **parameters: str) -> tuple[int, str, A
     return done.returncode, done.stdout, found[0]
 
 
-def test_a_mistake_shows_as_a_failed_run(store: Store) -> None:
-    code, output, run = mlflow_run(store, "forget", name=NAME, classes=str(GONE))
+def test_a_mistake_shows_as_a_failed_run(trained_store: Store) -> None:
+    code, output, run = mlflow_run(trained_store, "forget", name=NAME, classes=str(GONE))
     assert code == 1
     assert f"expunge: class {GONE} is already forgotten by this version" in output
     assert run.info.status == "FAILED"
 
 
 @pytest.mark.slow
-def test_validate_says_what_the_gate_says_in_the_run_that_mlflow_opened(store: Store) -> None:
-    versions = registry.versions(NAME)
-    code, output, run = mlflow_run(store, "validate", name=NAME, classes="5")
+def test_validate_says_what_the_gate_says_in_the_run_that_mlflow_opened(
+    trained_store: Store,
+) -> None:
+    versions = registry.list_versions(NAME)
+    code, output, run = mlflow_run(trained_store, "validate", name=NAME, classes="5")
     assert code == 0, output
     assert "A dry run registers nothing" in output
     assert run.info.status == "FINISHED"
-    assert run.info.artifact_uri.startswith((store.home / "mlartifacts").as_uri())
+    assert run.info.artifact_uri.startswith((trained_store.home / "mlartifacts").as_uri())
     assert (run.data.params["classes"], run.data.params["dry_run"]) == ("5", "True")
     assert run.data.tags["gate"] == "passed"
     assert run.data.metrics["check/forget_error"] >= run.data.metrics["threshold/forget_error"]
-    assert registry.versions(NAME) == versions
+    assert registry.list_versions(NAME) == versions
 
 
 @pytest.mark.slow
 def test_a_gate_that_rejects_ends_mlflow_run_with_1_and_says_so_in_the_run(
-    store: Store,
+    trained_store: Store,
 ) -> None:
     """Options that the project does not list are handed on; at zero strength nothing changes."""
-    versions = registry.versions(NAME)
+    versions = registry.list_versions(NAME)
     nothing = {"rule": "paper", "lambda1": "0", "lambda2": "0"}
-    code, output, run = mlflow_run(store, "forget", name=NAME, classes="5", **nothing)
+    code, output, run = mlflow_run(trained_store, "forget", name=NAME, classes="5", **nothing)
     assert code == 1
     assert "Rejected by the gate (forget_error" in output
     # mlflow run marks what ends with 1, and does not see that the pipeline had finished the run
     assert run.info.status == "FAILED"
     assert run.data.tags["gate"] == "rejected"
-    assert registry.versions(NAME) == versions
+    assert registry.list_versions(NAME) == versions

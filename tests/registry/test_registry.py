@@ -14,7 +14,7 @@ from mlflow_store import Registrar, tiny_model
 
 from expunge import registry
 from expunge.errors import OperationalError, RefusedError, UserError
-from expunge.formats.files import load_model, sha256_file
+from expunge.formats.files import digest_file, load_model
 from expunge.lifecycle import promotion
 from expunge.registry import store as connection
 
@@ -40,9 +40,9 @@ def test_registering_again_returns_the_version_that_is_there(registrar: Registra
     folder = registrar.folder / "model-1"
     again = registry.register(first.run_id, "shapes", folder, {"expunge.gate": "passed"}, "train")
     assert again == first
-    assert len(registry.versions("shapes")) == 1
+    assert len(registry.list_versions("shapes")) == 1
     registrar("shapes", seed=1)
-    assert [entry.version for entry in registry.versions("shapes")] == [2, 1]
+    assert [entry.version for entry in registry.list_versions("shapes")] == [2, 1]
 
 
 def test_the_lineage_is_tagged(registrar: Registrar) -> None:
@@ -57,7 +57,7 @@ def test_models_and_resolve(registrar: Registrar) -> None:
     for name, seed in (("shapes", 0), ("birds", 1), ("shapes", 2)):
         registrar(name, seed)
     promotion.promote("shapes", 1, None)
-    listed = [(entry.name, entry.version, entry.aliases) for entry in registry.models()]
+    listed = [(entry.name, entry.version, entry.aliases) for entry in registry.list_models()]
     assert listed == [("birds", 1, ()), ("shapes", 2, ()), ("shapes", 1, ("champion",))]
     assert registry.resolve("shapes").version == 1
     assert registry.resolve("shapes", 2).version == 2
@@ -75,7 +75,7 @@ def test_a_version_of_something_else(registrar: Registrar) -> None:
     registrar("shapes")
     foreign = connection.connect().create_model_version("shapes", "file:///nowhere")
     assert int(foreign.version) == 2
-    assert [entry.version for entry in registry.versions("shapes")] == [1]
+    assert [entry.version for entry in registry.list_versions("shapes")] == [1]
     with pytest.raises(UserError, match=r"version 2 of 'shapes' was not registered by expunge"):
         registry.resolve("shapes", 2)
     with pytest.raises(RefusedError, match="was not registered by expunge with a passed gate"):
@@ -116,7 +116,7 @@ def test_download_checks_the_digests(registrar: Registrar, store: Path, tmp_path
 
 
 def test_register_refuses_what_is_incomplete_or_remembers(registrar: Registrar) -> None:
-    run_id = registry.attached_run("shapes", "forget")
+    run_id = registry.attach_run("shapes", "forget")
     folder = registrar.folder_of(tiny_model(forgotten=(3,)))
     with pytest.raises(UserError, match="kind is 'retrain'; expected one of train, forget, oracle"):
         registry.register(run_id, "shapes", folder, {}, "retrain")
@@ -133,11 +133,11 @@ def test_register_refuses_what_is_incomplete_or_remembers(registrar: Registrar) 
     (folder / "fim_total.safetensors").unlink()
     with pytest.raises(UserError, match=r"holds no fim_total\.safetensors; run the steps"):
         registry.register(run_id, "shapes", folder, {}, "forget")
-    assert registry.models() == []
+    assert registry.list_models() == []
 
 
 def test_a_failure_midway_leaves_no_version(registrar: Registrar, store: Path) -> None:
-    run_id = registry.attached_run("shapes", "train")
+    run_id = registry.attach_run("shapes", "train")
     folder = registrar.folder_of(tiny_model())
     onnx = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").write_bytes(b"no model")
@@ -163,7 +163,7 @@ def test_registered_files_are_those_of_the_folder(registrar: Registrar, store: P
     files = {name: f"{name}.safetensors" for name in ("weights", "codes", "fim_total")}
     files |= {"info": "model.json", "onnx": "model.onnx"}
     assert made.digests == {
-        name: sha256_file(stored_file(store, file)) for name, file in files.items()
+        name: digest_file(stored_file(store, file)) for name, file in files.items()
     }
 
 
@@ -194,7 +194,7 @@ def test_mlflow_serves_the_champion(registrar: Registrar, tiny_onnx: Path) -> No
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    uri = connection.environment.tracking_uri()
+    uri = connection.environment.mlflow_uri()
     folder = Path(sys.executable).parent
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/shapes@champion"]
     server = subprocess.Popen(

@@ -26,7 +26,7 @@ def test_a_server_that_is_down_is_said_quickly_and_without_secrets(
         with pytest.raises(
             OperationalError, match=f"127.0.0.1:{port}/db cannot be reached"
         ) as caught:
-            registry.models()
+            registry.list_models()
         assert time.monotonic() - started < 10
         assert not {"ann", "secret", "k=v"} & set(str(caught.value).replace(":", " ").split())
         assert "secret" not in str(caught.value)
@@ -41,14 +41,14 @@ def test_a_server_that_answers_nonsense(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with pytest.raises(OperationalError, match="could not list the models") as caught:
-            registry.models()
+            registry.list_models()
         assert "secret" not in str(caught.value)
 
 
 def test_a_file_that_is_no_database(store: Path) -> None:
     (store / "mlflow.db").write_text("no database, but long enough to be read as one " * 100)
     with pytest.raises(OperationalError, match="could not open the store: file is not a database"):
-        registry.models()
+        registry.list_models()
 
 
 def test_a_store_that_cannot_be_written_says_so_in_a_line(store: Path) -> None:
@@ -56,9 +56,9 @@ def test_a_store_that_cannot_be_written_says_so_in_a_line(store: Path) -> None:
     code = (
         "from sqlalchemy import event; from sqlalchemy.engine import Engine;"
         "event.listen(Engine, 'connect', lambda c, _: c.execute('PRAGMA query_only = ON'));"
-        "from expunge import registry; registry.attached_run('shapes', 'train')"
+        "from expunge import registry; registry.attach_run('shapes', 'train')"
     )
-    registry.attached_run("shapes", "train")
+    registry.attach_run("shapes", "train")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.rstrip().endswith(
         "could not attach to a run: attempt to write a readonly database; check its permissions "
@@ -69,7 +69,7 @@ def test_a_store_that_cannot_be_written_says_so_in_a_line(store: Path) -> None:
 def test_a_new_store_is_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("EXPUNGE_HOME", str(tmp_path / "new"))
-    assert registry.models() == []
+    assert registry.list_models() == []
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mlflow.db"]
     default = store.connect().get_experiment("0")
     assert default.artifact_location == (tmp_path / "new" / "mlartifacts" / "0").as_uri()

@@ -18,7 +18,7 @@ def run_of(run_id: str) -> Any:
 def test_pipeline_run_is_recorded_and_finished(
     store: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with registry.pipeline_run("train", "shapes", {"epochs": 3}) as run_id:
+    with registry.open_run("train", "shapes", {"epochs": 3}) as run_id:
         assert run_of(run_id).info.status == "RUNNING"
         registry.log_epoch(run_id, 1, {"loss": 0.5})
         registry.log_epoch(run_id, 2, {"loss": 0.25})
@@ -43,40 +43,40 @@ def test_pipeline_run_is_recorded_and_finished(
 def test_pipeline_run_ends_as_what_happened(store: Path, error: BaseException, status: str) -> None:
     with (
         pytest.raises(type(error)),
-        registry.pipeline_run("train", "shapes", {}) as run_id,
+        registry.open_run("train", "shapes", {}) as run_id,
     ):
         raise error
     assert run_of(run_id).info.status == status
 
 
 def test_runs_attach_to_a_preset_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_id = registry.attached_run("shapes", "train")
+    run_id = registry.attach_run("shapes", "train")
     registry.log_report(run_id, {"t_mix": "0.10"}, {}, {}, {})
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    assert registry.attached_run("birds", "train") == run_id
-    with registry.pipeline_run("train", "shapes", {"t_mix": 0.1, "epochs": 2}) as attached:
+    assert registry.attach_run("birds", "train") == run_id
+    with registry.open_run("train", "shapes", {"t_mix": 0.1, "epochs": 2}) as attached:
         assert attached == run_id
     assert run_of(run_id).data.params == {"t_mix": "0.10", "epochs": "2"}
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(UserError, match=r"MLFLOW_RUN_ID is '0{32}', and there is no such run"):
-        registry.attached_run("shapes", "train")
+        registry.attach_run("shapes", "train")
 
 
 def test_steps_of_one_pipeline_share_a_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = registry.attached_run("shapes", "train")
+    alone = registry.attach_run("shapes", "train")
     monkeypatch.setenv("EXPUNGE_PIPELINE_RUN", "workflow-7")
-    first = registry.attached_run("shapes", "train")
-    assert registry.attached_run("shapes", "train") == first != alone
+    first = registry.attach_run("shapes", "train")
+    assert registry.attach_run("shapes", "train") == first != alone
     assert run_of(first).info.status == "RUNNING"
     monkeypatch.setenv("EXPUNGE_PIPELINE_RUN", "workflow-8")
-    assert registry.attached_run("shapes", "train") != first
+    assert registry.attach_run("shapes", "train") != first
     monkeypatch.setenv("EXPUNGE_PIPELINE_RUN", "it's")
     with pytest.raises(UserError, match='EXPUNGE_PIPELINE_RUN is "it\'s"; expected a name'):
-        registry.attached_run("shapes", "train")
+        registry.attach_run("shapes", "train")
 
 
 def test_reports_and_artifacts(store: Path, tmp_path: Path) -> None:
-    run_id = registry.attached_run("shapes", "train")
+    run_id = registry.attach_run("shapes", "train")
     (tmp_path / "a").write_text('{"x": 1}')
     metrics = {f"per_class/{index}": index / 250 for index in range(250)}
     files = {"validation.json": tmp_path / "a", "plots/one.json": tmp_path / "a"}
@@ -93,10 +93,10 @@ def test_reports_and_artifacts(store: Path, tmp_path: Path) -> None:
 def test_oracles_of_one_run_have_metrics_of_their_own(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_RUN_ID", registry.attached_run("shapes", "oracles"))
+    monkeypatch.setenv("MLFLOW_RUN_ID", registry.attach_run("shapes", "oracles"))
     for seed in (1001, 1002):
-        registry.epoch_logger("shapes", "oracles", seed)(1, {"train_loss": seed / 1000})
-    registry.epoch_logger("shapes", "train", 5)(1, {"train_loss": 0.5})
-    metrics = run_of(registry.attached_run("shapes", "oracles")).data.metrics
+        registry.make_epoch_logger("shapes", "oracles", seed)(1, {"train_loss": seed / 1000})
+    registry.make_epoch_logger("shapes", "train", 5)(1, {"train_loss": 0.5})
+    metrics = run_of(registry.attach_run("shapes", "oracles")).data.metrics
     losses = {"oracle-1001/train_loss": 1.001, "oracle-1002/train_loss": 1.002, "train_loss": 0.5}
     assert metrics == losses

@@ -182,7 +182,7 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_late_run_cannot_promote(
 @pytest.fixture
 def ended() -> str:
     """A process of this machine that has ended."""
-    code = "from expunge import holders; print(holders.this_process())"
+    code = "from expunge import processes; print(processes.name_this_process())"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
@@ -195,7 +195,7 @@ def test_what_a_dead_run_left_is_ended_and_removed(
     with monkeypatch.context() as patch:
         patch.setenv("EXPUNGE_PIPELINE_RUN", "dead")
         patch.setenv("EXPUNGE_HOLDER", ended)
-        run_id = registry.attached_run("shapes", "forget")
+        run_id = registry.attach_run("shapes", "forget")
         step = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     client = registry.store.connect()
     experiment = client.get_run(run_id).info.experiment_id
@@ -209,7 +209,7 @@ def test_what_a_dead_run_left_is_ended_and_removed(
     assert len(left) == 1, "the champion's files stay"
     found = ledger.find_request(request)
     assert (found.state, found.attempts) == ("pending", 1)
-    assert claim(tmp_path, "next", holder=holders.this_process()).classes == [3]
+    assert claim(tmp_path, "next", holder=holders.name_this_process()).classes == [3]
     assert settle_lost("shapes") == []
 
 
@@ -226,7 +226,7 @@ def test_on_a_cluster_the_exit_handler_ends_the_mlflow_run(
     assert claim(tmp_path, "pods").claimed
     with monkeypatch.context() as patch:
         patch.setenv("EXPUNGE_PIPELINE_RUN", "pods")
-        run_id = registry.attached_run("shapes", "forget")
+        run_id = registry.attach_run("shapes", "forget")
     client = registry.store.connect()
     experiment = client.get_run(run_id).info.experiment_id
     client.create_logged_model(experiment, name="shapes", source_run_id=run_id)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlflow_store import save_tiny, tiny_model
 
-from expunge.formats.files import sha256_file
+from expunge.formats.files import digest_file
 from expunge.steps.export_onnx import export_onnx
 
 pytest_plugins = ["mlflow_store"]
@@ -14,7 +14,7 @@ def test_export_writes_the_file_and_reports_it(tmp_path: Path, tiny_onnx: Path) 
     model = save_tiny(tmp_path / "model", tiny_model())
     report = export_onnx(model, tmp_path / "out" / "onnx")
     path = tmp_path / "out" / "onnx"
-    assert report == {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+    assert report == {"sha256": digest_file(path), "bytes": path.stat().st_size}
     assert path.read_bytes() == tiny_onnx.read_bytes()
 
 

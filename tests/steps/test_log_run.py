@@ -7,7 +7,7 @@ from mlflow_store import write_validation
 
 from expunge import registry
 from expunge.registry import store as connection
-from expunge.steps.log_run import record
+from expunge.steps.log_run import log_run
 
 pytest_plugins = ["mlflow_store"]
 
@@ -19,7 +19,7 @@ def test_the_gate_becomes_metrics_and_tags(store: Path, tmp_path: Path, passed: 
         '{"rule": "paper", "strength": 2, "empty": null, "sub": {"dry": true, "names": ["a"]}}'
     )
     reports = {"validation": validation, "perturb": tmp_path / "perturb"}
-    report = record("forget", "shapes", reports, {"classes": [3]})
+    report = log_run("forget", "shapes", reports, {"classes": [3]})
     run = connection.connect().get_run(report["run_id"])
     metrics, tags = run.data.metrics, run.data.tags
     assert metrics["check/forget_error"] == (0.99 if passed else 0.5)
@@ -42,7 +42,7 @@ def test_the_gate_becomes_metrics_and_tags(store: Path, tmp_path: Path, passed: 
 
 def test_a_run_without_a_gate(store: Path, tmp_path: Path) -> None:
     (tmp_path / "train").write_text('{"epochs": 2}')
-    report = record("train", "shapes", {"train": tmp_path / "train"}, {})
+    report = log_run("train", "shapes", {"train": tmp_path / "train"}, {})
     assert report["gate"] is None
     assert "gate" not in connection.connect().get_run(report["run_id"]).data.tags
 
@@ -56,7 +56,7 @@ def test_a_comparison_with_oracles_becomes_some_metrics_and_keeps_the_page(
     (tmp_path / "work").write_text(json.dumps(work()))
     (tmp_path / "page").write_text("<p>all of it</p>")
     reports = {name: tmp_path / name for name in ("validation", "work")}
-    report = record("forget", "shapes", reports, {}, tmp_path / "page")
+    report = log_run("forget", "shapes", reports, {}, tmp_path / "page")
     run = connection.connect().get_run(report["run_id"])
     metrics, tags = run.data.metrics, run.data.tags
     assert (tags["gate"], tags["gate.failed"]) == ("untrustworthy", "")

@@ -12,7 +12,7 @@ from expunge import registry
 from expunge.config import ClaimConfig, TrainConfig
 from expunge.errors import RefusedError, UserError
 from expunge.formats.files import load_model_info, write_json
-from expunge.oracles import oracle_config, oracle_seeds, recipe_key
+from expunge.oracles import build_oracle_config, compute_recipe_key, derive_oracle_seeds
 from expunge.steps.claim_requests import claim_requests
 from expunge.steps.find_oracle import find_oracle
 from expunge.steps.keep_oracle import keep_oracle
@@ -40,7 +40,7 @@ def base(store: Path, tmp_path: Path, tiny_onnx: Path) -> Path:
     folder = trained(tmp_path / "base", RECIPE, write_tiny(tmp_path / "data"))
     save_tiny_fisher(folder)
     (folder / "model.onnx").write_bytes(tiny_onnx.read_bytes())
-    run_id = registry.attached_run("shapes", "train")
+    run_id = registry.attach_run("shapes", "train")
     registry.register(run_id, "shapes", folder, {"expunge.gate": "passed"}, "train")
     return folder
 
@@ -48,15 +48,15 @@ def base(store: Path, tmp_path: Path, tiny_onnx: Path) -> Path:
 def test_an_oracle_is_made_found_and_fetched(base: Path, tmp_path: Path, tiny_onnx: Path) -> None:
     info = load_model_info(base)
     data = tmp_path / "data"
-    config = oracle_config(info, [3])
+    config = build_oracle_config(info, [3])
     assert not find_oracle(data, "shapes", 1, [3], config.seed)
     oracle = trained(tmp_path / "oracle", config, data)
     assert load_model_info(oracle).forgotten == (3,)
-    assert recipe_key(load_model_info(oracle)) == recipe_key(info, [3])
+    assert compute_recipe_key(load_model_info(oracle)) == compute_recipe_key(info, [3])
     kept = keep(oracle, tiny_onnx)
     assert kept == {"model": "shapes-oracles", "version": 1, "seed": config.seed}
     assert keep(oracle, tiny_onnx) == kept
-    (found,) = registry.oracles("shapes", recipe_key(info, [3]))
+    (found,) = registry.list_oracles("shapes", compute_recipe_key(info, [3]))
     report = json.loads(oracle.with_suffix(".json").read_text())
     assert found.test_accuracy == report["test_accuracy"]
     assert find_oracle(data, "shapes", 1, [3], config.seed)
@@ -71,7 +71,10 @@ def test_from_four_on_the_training_images_are_asked_for(
     base: Path, tmp_path: Path, tiny_onnx: Path
 ) -> None:
     info = load_model_info(base)
-    config, seeds = oracle_config(info, [3]), oracle_seeds(recipe_key(info, [3]), 4)
+    config, seeds = (
+        build_oracle_config(info, [3]),
+        derive_oracle_seeds(compute_recipe_key(info, [3]), 4),
+    )
     assert info.settings["seed"] not in seeds, "that one would start as the base did"
     for seed in seeds:
         if seed == seeds[3]:
@@ -94,17 +97,17 @@ def test_other_data_or_settings_are_refused(base: Path, tmp_path: Path, tiny_onn
     changed = write_tiny(tmp_path / "changed", spoiled=2)
     with pytest.raises(UserError, match="the images of split train of tiny are not those that ver"):
         find_oracle(changed, "shapes", 1, [3], 1001)
-    config = dataclasses.replace(oracle_config(load_model_info(base), [3]), epochs=2)
+    config = dataclasses.replace(build_oracle_config(load_model_info(base), [3]), epochs=2)
     longer = trained(tmp_path / "longer", config, tmp_path / "data")
     with pytest.raises(UserError, match="this is no oracle: settings epochs is 2"):
         keep(longer, tiny_onnx)
-    assert registry.versions("shapes-oracles") == []
+    assert registry.list_versions("shapes-oracles") == []
 
 
 def test_an_oracle_is_not_what_a_forget_starts_from(
     base: Path, tmp_path: Path, tiny_onnx: Path
 ) -> None:
-    config = oracle_config(load_model_info(base), [3])
+    config = build_oracle_config(load_model_info(base), [3])
     keep(trained(tmp_path / "oracle", config, tmp_path / "data"), tiny_onnx)
     dry = ClaimConfig("shapes-oracles", "run", dry_run=True, classes=(2,), version=1)
     with pytest.raises(UserError, match=r"is an oracle, .* forget classes of 'shapes'"):

@@ -40,7 +40,7 @@ def test_an_alias_that_somebody_moved_is_put_right_first(registrar: Registrar) -
     promotion.promote("shapes", 1, None)
     registry.set_alias("shapes", "champion", 2)
     assert plan_training(config(), "shapes").expected == 1
-    assert registry.aliases("shapes") == {"champion": 1}
+    assert registry.read_aliases("shapes") == {"champion": 1}
 
 
 def test_a_plan_that_was_made_stands_as_it_is(
@@ -50,7 +50,7 @@ def test_a_plan_that_was_made_stands_as_it_is(
     registrar("shapes", 0, forgotten=(3,))
     promotion.promote("shapes", 1, None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    monkeypatch.setattr(ledger, "erasures", None)
+    monkeypatch.setattr(ledger, "list_erasures", None)
     assert plan_training(config(2), "shapes", 0) == Plan([2], 0, "", "")
     assert plan_training(config(), "shapes", 7) == Plan([], 7, "", "")
     plans = [plan_training(config(weights="DEFAULT"), "shapes", 7) for _ in range(2)]

@@ -5,7 +5,7 @@ from mlflow_store import save_tiny, save_tiny_fisher, tiny_model, write_validati
 
 from expunge import ledger, registry
 from expunge.errors import RefusedError, UserError
-from expunge.formats.files import sha256_file
+from expunge.formats.files import digest_file
 from expunge.steps.register import register
 
 pytest_plugins = ["mlflow_store"]
@@ -14,7 +14,7 @@ pytest_plugins = ["mlflow_store"]
 def test_register_gathers_the_steps_files(
     store: Path, tmp_path: Path, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id = registry.attached_run("shapes", "forget")
+    run_id = registry.attach_run("shapes", "forget")
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     model = save_tiny(tmp_path / "model", tiny_model(forgotten=(3,)))
     fisher = save_tiny_fisher(tmp_path / "fisher")
@@ -29,8 +29,8 @@ def test_register_gathers_the_steps_files(
         "grade": "suppressed",
     }
     digests = registry.resolve("shapes", 1).digests
-    assert digests["fim_total"] == sha256_file(fisher / "fim_total.safetensors")
-    assert digests["onnx"] == sha256_file(tiny_onnx)
+    assert digests["fim_total"] == digest_file(fisher / "fim_total.safetensors")
+    assert digests["onnx"] == digest_file(tiny_onnx)
     assert register("shapes", "forget", model, fisher, tiny_onnx, validation) == report
 
 
@@ -51,7 +51,7 @@ def test_a_run_that_lost_its_requests_registers_nothing(
     ledger.close_claim("late", ledger.FAILED)
     with pytest.raises(RefusedError, match="run late has lost the requests for 'shapes' that it"):
         register(*parts)
-    assert len(registry.versions("shapes")) == 1
+    assert len(registry.list_versions("shapes")) == 1
 
 
 def test_register_refuses_what_the_gate_rejected(
@@ -65,4 +65,4 @@ def test_register_refuses_what_the_gate_rejected(
     passed = write_validation(tmp_path / "passed", passed=True)
     with pytest.raises(UserError, match=r"holds no fim_total\.safetensors, model\.onnx"):
         register("shapes", "forget", model, tmp_path, tmp_path / "absent", passed)
-    assert registry.models() == []
+    assert registry.list_models() == []

@@ -7,7 +7,7 @@ from forget_reports import validation, work
 from expunge.errors import UserError
 from expunge.formats.files import write_json
 from expunge.report import render
-from expunge.steps.render_report import report
+from expunge.steps.render_report import render_report
 
 
 def write(folder: Path) -> tuple[Path, Path]:
@@ -19,7 +19,7 @@ def write(folder: Path) -> tuple[Path, Path]:
 
 def test_the_page_is_written(tmp_path: Path) -> None:
     page = tmp_path / "new" / "report.html"
-    report(*write(tmp_path), page)
+    render_report(*write(tmp_path), page)
     assert page.read_text(encoding="utf-8") == render(validation(), work())
     assert [left.name for left in page.parent.iterdir()] == ["report.html"]
 
@@ -37,8 +37,8 @@ def test_what_is_no_report_is_named_and_leaves_the_old_page(tmp_path: Path, brok
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=message):
-            report(*paths, page)
+            render_report(*paths, page)
     path.unlink()
     with pytest.raises(UserError, match=rf"{broken}\.json does not exist"):
-        report(*paths, page)
+        render_report(*paths, page)
     assert page.read_text() == "old"

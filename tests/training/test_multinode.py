@@ -81,7 +81,9 @@ def reach_an_epoch(volume: Path) -> None:
 
 def recorded() -> list[tuple[str, tuple[int, ...]]]:
     """Kind and classes of all that the ledger has still, by an address in the volume."""
-    found = {row.address: row for index in range(4) for row in ledger.holding("any", [index])}
+    found = {
+        row.address: row for index in range(4) for row in ledger.list_remembering("any", [index])
+    }
     return [(row.kind, tuple(row.classes)) for row in found.values() if "volume" in row.address]
 
 

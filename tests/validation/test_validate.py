@@ -65,7 +65,7 @@ def write_model(
     info = ModelInfo(
         arch="mlp",
         class_names=tuple(
-            files.opaque_name(index) if index in forgotten else name
+            files.make_opaque_name(index) if index in forgotten else name
             for index, name in enumerate(NAMES)
         ),
         input_shape=(1, SIDE, SIDE),
@@ -276,7 +276,7 @@ def test_data_without_a_test_split_is_refused(root: Path, tmp_path: Path) -> Non
 def test_the_models_are_not_touched(root: Path) -> None:
     def digests() -> dict[Path, str]:
         folders = [root / name for name in ("data", "good", "masked")]
-        return {path: files.sha256_file(path) for f in folders for path in f.iterdir()}
+        return {path: files.digest_file(path) for f in folders for path in f.iterdir()}
 
     before = digests()
     gate(root, "masked", "good", 1)

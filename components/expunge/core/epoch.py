@@ -90,7 +90,7 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     return split_evenly(count, math.ceil(count / batch_size))
 
 
-def learning_rate(step: int, steps: int, base: float, schedule: str) -> float:
+def compute_learning_rate(step: int, steps: int, base: float, schedule: str) -> float:
     """The rate of a step: `base`, or base * (1 + cos(pi * step / steps)) / 2 for "cosine".
 
     It is `base` at step 0 and would be 0 at step `steps`, the first one after the run.

@@ -98,7 +98,7 @@ class StoredModel:
     codes: Codes
 
 
-def opaque_name(index: int) -> str:
+def make_opaque_name(index: int) -> str:
     """What stands where a forgotten class's name was: its index, which says nothing of anyone."""
     return f"forgotten-{index}"
 
@@ -111,12 +111,12 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def finite(value: Any) -> Any:
+def replace_non_finite(value: Any) -> Any:
     """The value with None for every number that JSON has none for, at any depth."""
     if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
+        return {key: replace_non_finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(inner) for inner in value]
+        return [replace_non_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -142,7 +142,7 @@ def _described(path: Path) -> Iterator[None]:
         ) from error
 
 
-def sha256_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,7 +23,7 @@ import numpy as np
 
 import expunge
 from expunge.errors import UserError
-from expunge.formats.files import StoredModel, opaque_name
+from expunge.formats.files import StoredModel, make_opaque_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +80,7 @@ def export_onnx(stored: StoredModel, path: Path) -> str:
 def _metadata(stored: StoredModel) -> dict[str, str]:
     info = stored.info
     names = [
-        opaque_name(index) if index in info.forgotten else name
+        make_opaque_name(index) if index in info.forgotten else name
         for index, name in enumerate(info.class_names)
     ]
     return {

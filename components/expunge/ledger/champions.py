@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from expunge.errors import RefusedError
 from expunge.ledger.claims import ACTIVE
-from expunge.ledger.database import reading, writing
+from expunge.ledger.database import begin_read, begin_write
 from expunge.ledger.events import append
 from expunge.ledger.requests import Request, select_requests
 from expunge.ledger.schema import champions, claims, erased, request_classes, requests
@@ -47,21 +47,21 @@ class Erasure:
         return f"erased by version {self.version}"
 
 
-def champion(model: str) -> Champion | None:
+def find_champion(model: str) -> Champion | None:
     """The model's champion; None where it has none."""
-    with reading("read the champion") as connection:
+    with begin_read("read the champion") as connection:
         return _champion(connection, model)
 
 
-def champion_models() -> list[str]:
+def list_champion_models() -> list[str]:
     """The models that have a champion, by name."""
-    with reading("list the champions") as connection:
+    with begin_read("list the champions") as connection:
         return list(connection.scalars(select(champions.c.model).order_by(champions.c.model)))
 
 
-def erasures(model: str) -> dict[int, Erasure]:
+def list_erasures(model: str) -> dict[int, Erasure]:
     """The classes that must not come back to a model."""
-    with reading("read what was erased") as connection:
+    with begin_read("read what was erased") as connection:
         return _erasures(connection, model)
 
 
@@ -86,7 +86,7 @@ def change_champion(
         RefusedError: another champion came between, the claim was lost, or the version remembers a
             class that was erased.
     """
-    with writing("change the champion") as connection:
+    with begin_write("change the champion") as connection:
         current = _champion(connection, model)
         if current is not None and (current.version, current.weights) == (version, weights):
             return current
@@ -120,7 +120,7 @@ def adopt_champion(
     `erased` are the classes that must not come back, each with the version that erased it first;
     what the champion itself has forgotten is among them, whether `erased` names it or not.
     """
-    with writing("adopt a champion") as connection:
+    with begin_write("adopt a champion") as connection:
         current = _champion(connection, model)
         if current is not None:
             return current
@@ -166,7 +166,7 @@ def fulfil(model: str) -> list[Request]:
 
     To be called when the champion serves: a request that is fulfilled is so for everybody.
     """
-    with writing("settle requests") as connection:
+    with begin_write("settle requests") as connection:
         current = _champion(connection, model)
         if current is None:
             return []
@@ -195,7 +195,7 @@ def fulfil(model: str) -> list[Request]:
 
 def note_restored(model: str, alias: str, found: int | None, restored: int | None) -> None:
     """Log that an alias stood on another version than the ledger says, and was put right."""
-    with writing("log a restored alias") as connection:
+    with begin_write("log a restored alias") as connection:
         append(connection, "alias-restored", model, alias=alias, found=found, restored=restored)
 
 

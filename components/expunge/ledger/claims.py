@@ -16,7 +16,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from expunge import processes as holders
 from expunge.errors import RefusedError
-from expunge.ledger.database import now, reading, stamp, writing
+from expunge.ledger.database import begin_read, begin_write, now, stamp
 from expunge.ledger.events import append
 from expunge.ledger.requests import Request, select_requests
 from expunge.ledger.schema import claims, requests
@@ -69,7 +69,7 @@ def claim_requests(
     Raises:
         RefusedError: one of `only` is held by another run, or waits for approval.
     """
-    with writing("claim requests") as connection:
+    with begin_write("claim requests") as connection:
         held = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
         if held:
             return held[0]
@@ -183,7 +183,7 @@ def _fitting(
 
 def extend_claim(run: str, lease_seconds: float) -> bool:
     """Renew the lease of a run's claim; False where it has none any more."""
-    with writing("extend a claim") as connection:
+    with begin_write("extend a claim") as connection:
         until = stamp(now(connection) + timedelta(seconds=lease_seconds))
         chosen = (claims.c.run == run) & (claims.c.state == ACTIVE)
         return bool(
@@ -193,7 +193,7 @@ def extend_claim(run: str, lease_seconds: float) -> bool:
 
 def note_verdict(run: str, verdict: str, failed_checks: Sequence[str], mlflow_run: str) -> None:
     """Keep what the gate said with the run's claim, if it has one, for when it is closed."""
-    with writing("keep a verdict") as connection:
+    with begin_write("keep a verdict") as connection:
         connection.execute(
             update(claims)
             .where(claims.c.run == run, claims.c.state == ACTIVE)
@@ -203,20 +203,20 @@ def note_verdict(run: str, verdict: str, failed_checks: Sequence[str], mlflow_ru
 
 def find_claim(run: str) -> Claim | None:
     """The last claim of a run; None where it has never had one."""
-    with reading("read a claim") as connection:
+    with begin_read("read a claim") as connection:
         found = _select(connection, claims.c.run == run)
         return found[-1] if found else None
 
 
-def held_requests(token: int) -> list[Request]:
+def list_held_requests(token: int) -> list[Request]:
     """The requests of a claim that are not settled yet, the first due first."""
-    with reading("read a claim") as connection:
+    with begin_read("read a claim") as connection:
         return select_requests(connection, token=token, states=[CLAIMED])
 
 
-def lost_claims(model: str) -> list[Claim]:
+def list_lost_claims(model: str) -> list[Claim]:
     """Active claims of a model whose lease ran out, or whose process here has ended."""
-    with reading("read the claims") as connection:
+    with begin_read("read the claims") as connection:
         moment = stamp(now(connection))
         active = _select(connection, claims.c.model == model, claims.c.state == ACTIVE)
     return [
@@ -240,7 +240,7 @@ def close_claim(
     `outcome` of "failed" counts as one of `attempts`, after which they are parked with `error`, and
     from the second on each is tried alone.
     """
-    with writing("close a claim") as connection:
+    with begin_write("close a claim") as connection:
         active = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
         if not active:
             return None
@@ -264,7 +264,7 @@ def close_claim(
 
 def explain_failure(run: str, error: str) -> None:
     """Say what a run failed of, where more is known than when its claim was closed."""
-    with writing("explain a failure") as connection:
+    with begin_write("explain a failure") as connection:
         token = select(claims.c.token).where(claims.c.run == run, claims.c.state == CLOSED)
         connection.execute(
             update(requests)

@@ -42,7 +42,7 @@ _migrating = threading.Lock()
 
 
 @contextmanager
-def writing(doing: str) -> Iterator[Connection]:
+def begin_write(doing: str) -> Iterator[Connection]:
     """One transaction that no other writer is in; it is rolled back when the body raises.
 
     Raises:
@@ -56,8 +56,8 @@ def writing(doing: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def reading(doing: str) -> Iterator[Connection]:
-    """A transaction that only reads; it raises what `writing` raises."""
+def begin_read(doing: str) -> Iterator[Connection]:
+    """A transaction that only reads; it raises what `begin_write` raises."""
     with _errors(doing), _transaction(writes=False) as connection:
         yield connection
 
@@ -266,7 +266,7 @@ _REMEDIES = {
 def _reason(error: Exception) -> str:
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     lines = str(cause).strip().splitlines()
-    reason = environment.redacted(lines[0] if lines else repr(cause))
+    reason = environment.redact_url(lines[0] if lines else repr(cause))
     for sign, remedy in _REMEDIES.items():
         if sign in reason.lower():
             return f"{reason}; {remedy}"

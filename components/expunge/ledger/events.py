@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from expunge.errors import OperationalError
-from expunge.ledger.database import FIRST, now, reading, stamp, writing
+from expunge.ledger.database import FIRST, begin_read, begin_write, now, stamp
 from expunge.ledger.schema import events, head, requests, texts
 
 
@@ -72,7 +72,7 @@ def erase_texts(request: str, model: str) -> int:
     With them goes what its last run failed with, which may quote a name. What was asked of which
     class index, when and with what outcome stays.
     """
-    with writing("erase texts") as connection:
+    with begin_write("erase texts") as connection:
         connection.execute(update(requests).where(requests.c.id == request).values(error=None))
         chosen = (texts.c.request == request) & (texts.c.text.is_not(None))
         count = connection.execute(
@@ -83,14 +83,14 @@ def erase_texts(request: str, model: str) -> int:
         return int(count)
 
 
-def events_of(model: str | None = None, request: str | None = None) -> list[Event]:
+def list_events(model: str | None = None, request: str | None = None) -> list[Event]:
     """The events of a model or a request, oldest first; all of them where neither is given."""
     query = select(events).order_by(events.c.seq)
     if model is not None:
         query = query.where(events.c.model == model)
     if request is not None:
         query = query.where(events.c.request == request)
-    with reading("read the events") as connection:
+    with begin_read("read the events") as connection:
         return [_event(row) for row in connection.execute(query)]
 
 
@@ -100,16 +100,16 @@ def verify() -> int:
     Raises:
         OperationalError: an event was changed, added, left out or cut off, or a text changed.
     """
-    return len(verified_events())
+    return len(verify_events())
 
 
-def verified_events() -> list[Event]:
+def verify_events() -> list[Event]:
     """All events, oldest first, once each of them and every text that is still there is checked.
 
     Raises:
         OperationalError: an event was changed, added, left out or cut off, or a text changed.
     """
-    with reading("verify the events") as connection:
+    with begin_read("verify the events") as connection:
         previous, count = FIRST, 0
         rows = connection.execute(select(events).order_by(events.c.seq)).all()
         for row in (entry._mapping for entry in rows):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, insert, or_, select, update
 
-from expunge.ledger.database import now, reading, stamp, writing
+from expunge.ledger.database import begin_read, begin_write, now, stamp
 from expunge.ledger.schema import written
-from expunge.oracles import oracle_model
+from expunge.oracles import name_oracle_model
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def note_written(
     run: str | None = None,
 ) -> None:
     """Record what is written at an address; what was there before counts as removed."""
-    with writing("record what is written") as connection:
+    with begin_write("record what is written") as connection:
         moment = stamp(now(connection))
         connection.execute(
             update(written)
@@ -61,7 +61,7 @@ def note_removed(address: str) -> int:
     folder = address.rstrip("/") + "/"
     # Not LIKE, for which SQLite takes A and a for the same.
     inside = func.substr(written.c.address, 1, len(folder)) == folder
-    with writing("record what was removed") as connection:
+    with begin_write("record what was removed") as connection:
         return int(
             connection.execute(
                 update(written)
@@ -71,18 +71,18 @@ def note_removed(address: str) -> int:
         )
 
 
-def addresses(model: str) -> set[str]:
+def list_addresses(model: str) -> set[str]:
     """Where something of a model is, or was."""
-    with reading("read what was written") as connection:
+    with begin_read("read what was written") as connection:
         return set(connection.scalars(select(written.c.address).where(written.c.model == model)))
 
 
-def holding(model: str, classes: Collection[int]) -> list[Written]:
+def list_remembering(model: str, classes: Collection[int]) -> list[Written]:
     """What is still there of a model and its oracles, and remembers one of these classes.
 
     An artifact whose step knew no model is the model's, unless its run wrote for another one.
     """
-    wanted, names = set(classes), (model, oracle_model(model))
+    wanted, names = set(classes), (model, name_oracle_model(model))
     elsewhere = select(written.c.run).where(
         written.c.model.is_not(None), written.c.model.not_in(names), written.c.run.is_not(None)
     )
@@ -95,7 +95,7 @@ def holding(model: str, classes: Collection[int]) -> list[Written]:
         .where(or_(written.c.model.in_(names), unnamed))
         .order_by(written.c.id)
     )
-    with reading("read what was written") as connection:
+    with begin_read("read what was written") as connection:
         return [
             Written(
                 row.address,

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from expunge.errors import RefusedError, UserError
-from expunge.ledger.database import now, reading, stamp, writing
+from expunge.ledger.database import begin_read, begin_write, now, stamp
 from expunge.ledger.events import append, keep_text
 from expunge.ledger.schema import claims, request_classes, requests, texts
 from expunge.states import (
@@ -86,7 +86,7 @@ def add_request(
     A class that a request of this model stands for already is left to that one, which is returned
     as it is. With `approval` a second person has to approve before any run takes it.
     """
-    with writing("file a request") as connection:
+    with begin_write("file a request") as connection:
         owners = {
             row.class_index: row.request
             for row in connection.execute(
@@ -165,7 +165,7 @@ def find_request(request: str) -> Request:
     Raises:
         UserError: there is none, or there are several.
     """
-    with reading("read a request") as connection:
+    with begin_read("read a request") as connection:
         return _find(connection, request)
 
 
@@ -180,7 +180,7 @@ def _find(connection: Connection, request: str) -> Request:
 
 def list_requests(model: str | None = None, states: Sequence[str] = ()) -> list[Request]:
     """The requests of a model, or of all, in the given states or in any: the first due first."""
-    with reading("list the requests") as connection:
+    with begin_read("list the requests") as connection:
         return select_requests(connection, model=model, states=states)
 
 
@@ -191,7 +191,7 @@ def cancel_request(request: str, by: str) -> Request:
         RefusedError: it is fulfilled, or a run holds it.
         UserError: there is no such request, or it is cancelled already.
     """
-    with writing("cancel a request") as connection:
+    with begin_write("cancel a request") as connection:
         found = _find(connection, request)
         if found.state == CANCELLED:
             raise UserError(f"request {found.id} is cancelled already")
@@ -219,7 +219,7 @@ def approve_request(request: str, by: str) -> Request:
         RefusedError: `by` is who asked, or who asked was erased.
         UserError: there is no such request, or it waits for no approval.
     """
-    with writing("approve a request") as connection:
+    with begin_write("approve a request") as connection:
         found = _find(connection, request)
         if found.state != UNAPPROVED:
             raise UserError(f"request {found.id} is {found.state}; it waits for no approval")
@@ -245,7 +245,7 @@ def retry_request(request: str) -> Request:
     Raises:
         UserError: there is no such request, or it is in another state.
     """
-    with writing("put a request back") as connection:
+    with begin_write("put a request back") as connection:
         found = _find(connection, request)
         if found.state not in (REJECTED, PARKED):
             raise UserError(

@@ -26,10 +26,12 @@ class Reconciled:
     fulfilled: tuple[Request, ...]
 
 
-def erased(name: str) -> dict[int, Erasure]:
+def list_erased(name: str) -> dict[int, Erasure]:
     """The classes that a champion of this model ever forgot; no later one may know them."""
-    known = {index: Erasure(version, None) for index, version in registry.erased_tags(name).items()}
-    return known | ledger.erasures(name)
+    known = {
+        index: Erasure(version, None) for index, version in registry.read_erased_tags(name).items()
+    }
+    return known | ledger.list_erasures(name)
 
 
 def promote(
@@ -46,7 +48,7 @@ def promote(
         UserError: there is no such version.
     """
     _adopt(name)
-    _change(registry.candidate(name, version), expected, token, "promoted")
+    _change(registry.find_candidate(name, version), expected, token, "promoted")
     return ledger.fulfil(name)
 
 
@@ -63,7 +65,7 @@ def rollback(name: str) -> tuple[int, int]:
         raise UserError(f"model {name!r} has no champion; train it with `expunge train {name}`")
     if current.previous is None:
         raise UserError(f"model {name!r} has no previous champion; version {current.version} stays")
-    target = registry.candidate(name, current.previous)
+    target = registry.find_candidate(name, current.previous)
     _change(target, current.version, None, "rolled-back")
     return target.version, current.version
 
@@ -90,7 +92,7 @@ def reconcile(name: str) -> Reconciled:
 def _change(candidate: Version, expected: int | None, token: int | None, why: str) -> None:
     """Change the ledger's row, and then the aliases."""
     name = candidate.name
-    ledger.check_no_way_back(name, candidate.version, candidate.forgotten, erased(name))
+    ledger.check_no_way_back(name, candidate.version, candidate.forgotten, list_erased(name))
     ledger.change_champion(
         name,
         candidate.version,
@@ -112,8 +114,8 @@ def _show(name: str) -> dict[str, tuple[int | None, int | None]]:
     """
     moved: dict[str, tuple[int | None, int | None]] = {}
     while True:
-        found, known = registry.aliases(name), _versions(name)
-        row = ledger.champion(name)
+        found, known = registry.read_aliases(name), _versions(name)
+        row = ledger.find_champion(name)
         champion = row.version if row and _stands(row, known) else None
         previous = row.previous if row and row.previous in known else None
         if row and champion and not known[champion].promoted:
@@ -122,7 +124,7 @@ def _show(name: str) -> dict[str, tuple[int | None, int | None]]:
             if found.get(alias) != version:
                 registry.set_alias(name, alias, version)
                 moved[alias] = (found.get(alias), version)
-        if row == ledger.champion(name):
+        if row == ledger.find_champion(name):
             return moved
 
 
@@ -134,30 +136,30 @@ def _stands(row: Champion, known: Mapping[int, Version]) -> bool:
 
 def _record_versions(name: str) -> None:
     """Record versions that a process was killed before it recorded, or that are older than that."""
-    known = ledger.addresses(name)
+    known = ledger.list_addresses(name)
     for version in _versions(name).values():
         if version.uri not in known:
-            classes = registry.model_info(version).retained
+            classes = registry.read_model_info(version).retained
             ledger.note_written(version.uri, "version", classes, model=name)
 
 
 def _versions(name: str) -> dict[int, Version]:
-    return {entry.version: entry for entry in registry.versions(name)}
+    return {entry.version: entry for entry in registry.list_versions(name)}
 
 
 def _adopt(name: str) -> Champion | None:
     """The ledger's row; where there is none, made from what MLflow says, if that may stand."""
-    row = ledger.champion(name)
+    row = ledger.find_champion(name)
     if row is not None:
         return row
-    found = registry.aliases(name)
+    found = registry.read_aliases(name)
     promoted = [version for version, entry in _versions(name).items() if entry.promoted]
-    known = erased(name)
+    known = list_erased(name)
     for number in (found.get(registry.CHAMPION), *promoted):  # the newest first
         if number is None:
             continue
         try:
-            version = registry.candidate(name, number)
+            version = registry.find_candidate(name, number)
             ledger.check_no_way_back(name, number, version.forgotten, known)
         except RefusedError:
             continue

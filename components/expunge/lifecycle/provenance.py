@@ -11,11 +11,11 @@ from expunge import environment, ledger
 from expunge.formats.files import (
     DATASET,
     MODEL,
+    digest_file,
     load_dataset_info,
     load_model_info,
-    opaque_name,
+    make_opaque_name,
     read_json,
-    sha256_file,
 )
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ class Port(Protocol):
     uri: str
 
 
-def wrote(port: Port, kind: str, of: Port | None = None, model: str | None = None) -> str:
+def record_artifact(port: Port, kind: str, of: Port | None = None, model: str | None = None) -> str:
     """Record an artifact that a step has written, before kfp puts it where it is kept.
 
     The classes are those that the data set or model in it knows, or that in `of`, from which it
     was made. Returns its digest, which is part of the key of every cached step that reads it.
     """
     path = Path(port.path)
-    found = digest(path)
+    found = digest_path(path)
     if path.exists() and (path.is_file() or any(path.iterdir())):
-        classes = known_classes(Path((of or port).path))
+        classes = find_classes_held(Path((of or port).path))
         ledger.note_written(
             port.uri,
             kind,
@@ -50,19 +50,19 @@ def wrote(port: Port, kind: str, of: Port | None = None, model: str | None = Non
     return found
 
 
-def wrote_version(version: Version, folder: Path) -> None:
+def record_version(version: Version, folder: Path) -> None:
     """Record a version that was registered from `folder`, by the URI that any client loads."""
     ledger.note_written(
         version.uri,
         "version",
-        known_classes(folder),
-        digest=digest(folder),
+        find_classes_held(folder),
+        digest=digest_path(folder),
         model=version.name,
         run=environment.pipeline_run(),
     )
 
 
-def known_classes(folder: Path) -> set[int]:
+def find_classes_held(folder: Path) -> set[int]:
     """The class indices that a data set, a model or a folder of models holds anything of."""
     if (folder / DATASET).is_file():
         splits = load_dataset_info(folder).splits.values()
@@ -70,39 +70,39 @@ def known_classes(folder: Path) -> set[int]:
     return {i for path in folder.rglob(MODEL) for i in load_model_info(path.parent).retained}
 
 
-def wrote_folder(folder: Path, kind: str, classes: Collection[int], model: str = "") -> None:
+def record_folder(folder: Path, kind: str, classes: Collection[int], model: str = "") -> None:
     """Record a folder or file of this machine that others read or that outlives the step."""
     ledger.note_written(
         str(folder.resolve()), kind, classes, model=model or None, run=environment.pipeline_run()
     )
 
 
-def removed(folder: Path) -> None:
+def record_removal(folder: Path) -> None:
     """Record that a folder or file of this machine is gone, with all that was in it."""
     ledger.note_removed(str(folder.resolve()))
 
 
-def wrote_report(address: str, page: Path, validation: Path, model: str) -> None:
+def record_report(address: str, page: Path, validation: Path, model: str) -> None:
     """Record a report, which names the classes that were not to be forgotten."""
     names = read_json(validation).get("class_names", [])
-    classes = [index for index, text in enumerate(names) if text != opaque_name(index)]
+    classes = [index for index, text in enumerate(names) if text != make_opaque_name(index)]
     ledger.note_written(
-        address, "report", classes, digest=digest(page), model=model,
+        address, "report", classes, digest=digest_path(page), model=model,
         run=environment.pipeline_run(),
     )  # fmt: skip
 
 
-def digest(path: Path) -> str:
+def digest_path(path: Path) -> str:
     """`sha256:` of a file; of a folder, of its files' names and digests.
 
     Of a data set it is that of its description, which has the digests of the images.
     """
     if path.is_file():
-        return f"sha256:{sha256_file(path)}"
+        return f"sha256:{digest_file(path)}"
     whole = hashlib.sha256()
     described = path / DATASET
     files = [described] if described.is_file() else sorted(path.rglob("*"))
     for file in files:
         if file.is_file():
-            whole.update(f"{file.relative_to(path)} {sha256_file(file)}\n".encode())
+            whole.update(f"{file.relative_to(path)} {digest_file(file)}\n".encode())
     return f"sha256:{whole.hexdigest()}"

@@ -5,18 +5,24 @@ folder (`expunge.formats.files`) and whose tags start with `expunge.`. The alias
 `previous` is what it replaced. Oracles are versions of the model `NAME-oracles`, without aliases.
 """
 
-from expunge.registry.aliases import aliases, candidate, erased_tags, set_alias, tag_champion
+from expunge.registry.aliases import (
+    find_candidate,
+    read_aliases,
+    read_erased_tags,
+    set_alias,
+    tag_champion,
+)
 from expunge.registry.registration import register
-from expunge.registry.store import prepared_uri
+from expunge.registry.store import prepare_uri
 from expunge.registry.tracking import (
     abandon_runs,
-    attached_run,
+    attach_run,
     discard_run,
     end_pipeline,
-    epoch_logger,
     log_epoch,
     log_report,
-    pipeline_run,
+    make_epoch_logger,
+    open_run,
     read_artifact,
 )
 from expunge.registry.versions import (
@@ -29,12 +35,12 @@ from expunge.registry.versions import (
     download,
     export_file,
     has_model,
-    model_info,
-    models,
-    named,
-    oracles,
+    list_models,
+    list_oracles,
+    list_versions,
+    read_model_info,
     resolve,
-    versions,
+    resolve_uri,
 )
 
 __all__ = [
@@ -45,28 +51,28 @@ __all__ = [
     "REGISTERED",
     "Version",
     "abandon_runs",
-    "aliases",
-    "attached_run",
-    "candidate",
+    "attach_run",
     "discard_run",
     "download",
     "end_pipeline",
-    "epoch_logger",
-    "erased_tags",
     "export_file",
+    "find_candidate",
     "has_model",
+    "list_models",
+    "list_oracles",
+    "list_versions",
     "log_epoch",
     "log_report",
-    "model_info",
-    "models",
-    "named",
-    "oracles",
-    "pipeline_run",
-    "prepared_uri",
+    "make_epoch_logger",
+    "open_run",
+    "prepare_uri",
+    "read_aliases",
     "read_artifact",
+    "read_erased_tags",
+    "read_model_info",
     "register",
     "resolve",
+    "resolve_uri",
     "set_alias",
     "tag_champion",
-    "versions",
 ]

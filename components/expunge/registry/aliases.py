@@ -17,9 +17,9 @@ from expunge.registry.versions import (
     ORACLE,
     PREVIOUS,
     Version,
-    exists,
+    list_versions,
     resolve,
-    versions,
+    version_exists,
 )
 
 PROMOTED_TAG = "expunge.promoted"
@@ -31,12 +31,12 @@ TRIES, PAUSE = 8, 0.1
 
 
 @store_errors("read what was erased")
-def erased_tags(name: str) -> dict[int, int]:
+def read_erased_tags(name: str) -> dict[int, int]:
     """The erased classes by MLflow's tags, and the version that erased each first."""
     check_name(name)
     erased = {
         index: entry.version
-        for entry in versions(name)  # the newest first, so that the oldest stays
+        for entry in list_versions(name)  # the newest first, so that the oldest stays
         if entry.promoted
         for index in entry.forgotten
     }
@@ -49,7 +49,7 @@ def erased_tags(name: str) -> dict[int, int]:
 
 
 @store_errors("read the aliases")
-def aliases(name: str) -> dict[str, int]:
+def read_aliases(name: str) -> dict[str, int]:
     """The version that `champion` and `previous` stand on, whoever set them."""
     query = f"name = '{check_name(name)}'"
     for model in pages(connect().search_registered_models, filter_string=query):
@@ -74,21 +74,21 @@ def set_alias(name: str, alias: str, version: int | None) -> None:
 @store_errors("tag a champion")
 def tag_champion(name: str, version: int, forgotten: Collection[int]) -> None:
     """Mark a version as promoted, and on the model what it was the first to erase."""
-    client, known = connect(), erased_tags(name)
+    client, known = connect(), read_erased_tags(name)
     for index in sorted(forgotten):
         if index not in known:
             _patiently(client.set_registered_model_tag, name, f"{ERASED_TAG}{index}", str(version))
     _patiently(client.set_model_version_tag, name, str(version), PROMOTED_TAG, "true")
 
 
-def candidate(name: str, version: int) -> Version:
+def find_candidate(name: str, version: int) -> Version:
     """The version, if it is one of ours that passed the gate.
 
     Raises:
         RefusedError: it is an oracle, or did not pass.
         UserError: there is no such version.
     """
-    for entry in versions(name):
+    for entry in list_versions(name):
         if entry.version == version and entry.kind == ORACLE:
             raise RefusedError(
                 f"version {version} of {name!r} is an oracle, which is there to be compared with; "
@@ -96,7 +96,7 @@ def candidate(name: str, version: int) -> Version:
             )
         if entry.version == version and entry.tags.get("expunge.gate") == "passed":
             return entry
-    if exists(name, version):
+    if version_exists(name, version):
         raise RefusedError(
             f"version {version} of {name!r} was not registered by expunge with a passed gate; "
             "only such a version can become champion"

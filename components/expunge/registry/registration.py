@@ -19,11 +19,11 @@ from expunge.formats.files import (
     ONNX,
     WEIGHTS,
     ModelInfo,
+    digest_file,
     load_model_info,
-    opaque_name,
-    sha256_file,
+    make_opaque_name,
 )
-from expunge.oracles import SUFFIX, holds_oracles, recipe_key
+from expunge.oracles import SUFFIX, compute_recipe_key, holds_oracles
 from expunge.registry.store import check_name, connect, store_errors
 from expunge.registry.versions import (
     KEY_TAG,
@@ -33,8 +33,8 @@ from expunge.registry.versions import (
     Version,
     digest_tag,
     files_of,
+    list_versions,
     resolve,
-    versions,
 )
 
 KINDS = ("train", "forget", ORACLE)
@@ -85,7 +85,7 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
 
 def _registered(run_id: str, name: str, tags: Mapping[str, str]) -> Version | None:
     same = (KEY_TAG, SEED_TAG) if KEY_TAG in tags else (digest_tag(WEIGHTS),)
-    for entry in reversed(versions(name)):
+    for entry in reversed(list_versions(name)):
         if (entry.run_id == run_id or KEY_TAG in tags) and all(
             entry.tags.get(key) == tags[key] for key in same
         ):
@@ -100,14 +100,14 @@ def _check_forgotten(info: ModelInfo, folder: Path) -> None:
     with safe_open(folder / CODES, framework="numpy") as file:
         coded = {int(index) for index in file.get_tensor("classes_K")}
     for index in info.forgotten:
-        if info.class_names[index] != opaque_name(index):
+        if info.class_names[index] != make_opaque_name(index):
             raise OperationalError(f"the model forgot class {index} and still holds its name")
         if index in coded:
             raise OperationalError(f"the model forgot class {index} and still holds its code")
 
 
 def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, str]:
-    tags = {digest_tag(file): sha256_file(folder / file) for file in files_of(kind)}
+    tags = {digest_tag(file): digest_file(folder / file) for file in files_of(kind)}
     tags |= {f"expunge.data.{split}": digest for split, digest in info.data_digests.items()}
     tags |= {
         KIND_TAG: kind,
@@ -117,11 +117,11 @@ def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, st
         "expunge.source": info.source,
     }
     if kind == ORACLE:
-        tags |= {KEY_TAG: recipe_key(info), SEED_TAG: str(info.settings["seed"])}
+        tags |= {KEY_TAG: compute_recipe_key(info), SEED_TAG: str(info.settings["seed"])}
     if info.parent is not None:
         tags["expunge.base"] = info.parent
         base, _, number = info.parent.rpartition("/")
-        for entry in versions(base):
+        for entry in list_versions(base):
             if str(entry.version) == number:
                 tags["expunge.base_weights"] = entry.tags[digest_tag(WEIGHTS)]
     return tags

@@ -64,7 +64,7 @@ def connect() -> Any:
     """
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
-    uri = environment.tracking_uri()
+    uri = environment.mlflow_uri()
     path = _sqlite_path(uri)
     if path is None:
         _check_reachable(uri)
@@ -81,10 +81,10 @@ def connect() -> Any:
         return mlflow.MlflowClient()
 
 
-def prepared_uri() -> str:
+def prepare_uri() -> str:
     """The tracking URI, its store made ready: what `mlflow server` is given."""
     connect()
-    return environment.tracking_uri()
+    return environment.mlflow_uri()
 
 
 def experiment_id(client: Any, model: str) -> str:
@@ -96,7 +96,7 @@ def experiment_id(client: Any, model: str) -> str:
     name = f"expunge/{check_name(model)}"
     known = client.get_experiment_by_name(name)
     if known is None:
-        local = _sqlite_path(environment.tracking_uri()) is not None
+        local = _sqlite_path(environment.mlflow_uri()) is not None
         location = f"{environment.artifact_root()}/{model}" if local else None
         try:
             return str(client.create_experiment(name, artifact_location=location))
@@ -128,7 +128,7 @@ def store_errors(doing: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, _error_types()):
             raise
-        uri = environment.redacted(environment.tracking_uri())
+        uri = environment.redact_url(environment.mlflow_uri())
         raise OperationalError(f"MLflow at {uri} could not {doing}: {_reason(error)}") from error
 
 
@@ -141,7 +141,7 @@ def _reason(error: Exception) -> str:
     while cause is not None and not isinstance(cause, sqlite3.Error):
         cause = getattr(cause, "orig", None) or cause.__cause__
     text = str(cause or error).strip()
-    reason = environment.redacted(text.splitlines()[0] if text else repr(error))
+    reason = environment.redact_url(text.splitlines()[0] if text else repr(error))
     blocked = cause is not None and any(sign in reason for sign in BLOCKED)
     return f"{reason}; check its permissions and space" if blocked else reason
 
@@ -178,8 +178,8 @@ def _check_reachable(uri: str) -> None:
         except OSError as error:
             if left == 0:
                 raise OperationalError(
-                    f"MLflow at {environment.redacted(uri)} cannot be reached ({error}); start it, "
-                    "or check MLFLOW_TRACKING_URI"
+                    f"MLflow at {environment.redact_url(uri)} cannot be reached ({error}); start "
+                    "it, or check MLFLOW_TRACKING_URI"
                 ) from error
             time.sleep(1)
         else:

@@ -24,7 +24,7 @@ BATCH = 100  # MLflow's limit on the tags, and on the params, of one request; me
 
 
 @contextmanager
-def pipeline_run(kind: str, model: str, params: Mapping[str, Any]) -> Iterator[str]:
+def open_run(kind: str, model: str, params: Mapping[str, Any]) -> Iterator[str]:
     """The run of a whole pipeline, open while the body runs; yields its id.
 
     It attaches to `MLFLOW_RUN_ID` where that is set and makes a run otherwise. System metrics are
@@ -61,7 +61,7 @@ def _open(kind: str, model: str, params: Mapping[str, Any]) -> str:
 
 
 @store_errors("attach to a run")
-def attached_run(model: str, kind: str) -> str:
+def attach_run(model: str, kind: str) -> str:
     """The run that a step logs into.
 
     It is `MLFLOW_RUN_ID`; else the run of this model whose tag `expunge.pipeline_run` is
@@ -192,7 +192,7 @@ def log_epoch(run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         _log(connect(), run_id, {}, metrics, {}, epoch)
 
 
-def epoch_logger(
+def make_epoch_logger(
     model: str, kind: str = "train", seed: int = 0
 ) -> Callable[[int, Mapping[str, float]], None]:
     """A callback that logs each epoch into the attached run; mlflow is imported at the first.
@@ -203,7 +203,7 @@ def epoch_logger(
 
     def log(epoch: int, metrics: Mapping[str, float]) -> None:
         nonlocal run_id
-        run_id = run_id or attached_run(model, kind)
+        run_id = run_id or attach_run(model, kind)
         log_epoch(run_id, epoch, {prefix + key: value for key, value in metrics.items()})
 
     return log

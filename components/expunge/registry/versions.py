@@ -18,10 +18,10 @@ from expunge.formats.files import (
     ONNX,
     WEIGHTS,
     ModelInfo,
+    digest_file,
     load_model_info,
-    sha256_file,
 )
-from expunge.oracles import SUFFIX, check_no_oracles, holds_oracles, oracle_model
+from expunge.oracles import SUFFIX, check_no_oracle_model, holds_oracles, name_oracle_model
 from expunge.registry.store import check_name, connect, pages, store_errors
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -94,7 +94,7 @@ def parse_classes(text: str) -> tuple[int, ...]:
 
 
 @store_errors("list the models")
-def models() -> list[Version]:
+def list_models() -> list[Version]:
     """Every expunge version of every model but oracles: by name, the newest first."""
     client = connect()
     registered = {entry.name: entry for entry in pages(client.search_registered_models)}
@@ -103,7 +103,7 @@ def models() -> list[Version]:
 
 
 @store_errors("list the versions")
-def versions(name: str) -> list[Version]:
+def list_versions(name: str) -> list[Version]:
     """Every expunge version of one model, the newest first; none for an unknown model."""
     client = connect()
     check_name(name)
@@ -112,11 +112,11 @@ def versions(name: str) -> list[Version]:
     return _expunge_versions(client, {entry.name: entry for entry in found}, query)
 
 
-def oracles(name: str, key: str) -> list[Version]:
-    """The oracles of model `name` with this key (`expunge.oracles.recipe_key`), by their seed."""
+def list_oracles(name: str, key: str) -> list[Version]:
+    """Return the oracles of model `name` with this key (`compute_recipe_key`), by their seed."""
     found = {
         entry.seed: entry  # the newest first, so that of two with one seed the older stays
-        for entry in versions(oracle_model(name))
+        for entry in list_versions(name_oracle_model(name))
         if entry.kind == ORACLE and entry.tags.get(KEY_TAG) == key
     }
     return [entry for _, entry in sorted(found.items())]
@@ -157,11 +157,11 @@ def resolve(name: str, version: int | None = None) -> Version:
         UserError: there is no such model or version, the model has no champion, or the version was
             registered by something else.
     """
-    found = versions(name)
+    found = list_versions(name)
     for entry in found:
         if entry.version == version or (version is None and CHAMPION in entry.aliases):
             return entry
-    if version is not None and exists(name, version):
+    if version is not None and version_exists(name, version):
         raise UserError(
             f"version {version} of {name!r} was not registered by expunge (it has no {MODEL}); "
             f"use one of {_numbers(found)}"
@@ -172,12 +172,12 @@ def resolve(name: str, version: int | None = None) -> Version:
             f"for, {name.removesuffix(SUFFIX)!r}, or make them with `expunge oracles`"
         )
     if not found:
-        known = ", ".join(dict.fromkeys(entry.name for entry in models())) or "none yet"
+        known = ", ".join(dict.fromkeys(entry.name for entry in list_models())) or "none yet"
         raise UserError(
             f"there is no model {name!r} (known: {known}); make it with `expunge train {name}`"
         )
     if version is None:
-        check_no_oracles(name)
+        check_no_oracle_model(name)
         raise UserError(
             f"model {name!r} has no champion among its versions {_numbers(found)}; "
             "name one of them, or train it anew"
@@ -185,7 +185,7 @@ def resolve(name: str, version: int | None = None) -> Version:
     raise UserError(f"model {name!r} has no version {version}; use one of {_numbers(found)}")
 
 
-def named(uri: str) -> Version:
+def resolve_uri(uri: str) -> Version:
     """The version at `models:/NAME/VERSION` or `models:/NAME@champion`.
 
     Raises:
@@ -206,7 +206,7 @@ def _numbers(found: list[Version]) -> str:
 
 
 @store_errors("read a version")
-def exists(name: str, version: int) -> bool:
+def version_exists(name: str, version: int) -> bool:
     """Whether MLflow knows such a version, whoever registered it."""
     found = pages(connect().search_model_versions, filter_string=f"name = '{name}'")
     return any(int(entry.version) == version for entry in found)
@@ -214,11 +214,11 @@ def exists(name: str, version: int) -> bool:
 
 def has_model(name: str) -> bool:
     """Whether there is a version of ours under this name."""
-    return bool(versions(name))
+    return bool(list_versions(name))
 
 
 @store_errors("read a version")
-def model_info(version: Version) -> ModelInfo:
+def read_model_info(version: Version) -> ModelInfo:
     """The version's `model.json` alone, without its weights.
 
     Raises:
@@ -258,7 +258,7 @@ def download(version: Version, folder: Path) -> None:
         files = files_of(version.kind)
         for name in files:
             expected = version.tags.get(digest_tag(name), "")
-            actual = sha256_file(got / name) if (got / name).is_file() else "missing"
+            actual = digest_file(got / name) if (got / name).is_file() else "missing"
             if actual != expected:
                 raise OperationalError(
                     f"{name} of {version.uri} is not what was registered: its SHA-256 is {actual} "

@@ -55,7 +55,7 @@ def claim_requests(config: ClaimConfig, model: Path) -> Claimed:
     settle_lost(config.name)
     promotion.reconcile(config.name)
     base = registry.resolve(config.name)
-    info = registry.model_info(base)
+    info = registry.read_model_info(base)
     claim = ledger.claim_requests(
         config.name,
         config.run,

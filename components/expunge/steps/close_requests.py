@@ -29,14 +29,14 @@ def close_requests(
         return None
     problem = None
     try:
-        unsettled = ledger.held_requests(claim.token)  # else promote has settled them
+        unsettled = ledger.list_held_requests(claim.token)  # else promote has settled them
         if unsettled:
             promotion.reconcile(name)
         if unsettled or claim.holder is None:  # on a cluster no command ends its MLflow run
             registry.end_pipeline(name, run, "FINISHED" if state == SUCCEEDED else "FAILED")
     except OperationalError as unreachable:
         problem = unreachable
-    champion = ledger.champion(name)
+    champion = ledger.find_champion(name)
     if champion is None or champion.version != claim.base_version:
         outcome = ledger.OVERTAKEN
     else:
@@ -57,7 +57,7 @@ def settle_lost(name: str, attempts: int = ATTEMPTS) -> list[Claim]:
 
     if registry.has_model(name):
         registry.abandon_runs(name)
-    lost = ledger.lost_claims(name)
+    lost = ledger.list_lost_claims(name)
     for claim in lost:
         if holders.has_ended(claim.holder):
             holders.end_leftovers(claim.run)

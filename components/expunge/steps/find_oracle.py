@@ -16,10 +16,10 @@ def find_oracle(dataset: Path, name: str, version: int, classes: Sequence[int], 
     from expunge import registry
     from expunge.errors import UserError
     from expunge.formats.files import load_dataset_info
-    from expunge.oracles import recipe_key
+    from expunge.oracles import compute_recipe_key
 
     base = registry.resolve(name, version or None)
-    info, data = registry.model_info(base), load_dataset_info(dataset)
+    info, data = registry.read_model_info(base), load_dataset_info(dataset)
     digests = {split: part.digest for split, part in data.splits.items()}
     changed = sorted(s for s, digest in info.data_digests.items() if digests.get(s) != digest)
     if changed:
@@ -28,5 +28,5 @@ def find_oracle(dataset: Path, name: str, version: int, classes: Sequence[int], 
             f"version {base.version} of {name!r} was trained on; an oracle has to learn from the "
             "same data: put it back, or train a new version on what is there now"
         )
-    kept = registry.oracles(name, recipe_key(info, classes))
+    kept = registry.list_oracles(name, compute_recipe_key(info, classes))
     return any(oracle.seed == seed for oracle in kept)

@@ -17,16 +17,18 @@ def keep_oracle(name: str, version: int, model: Path, onnx: Path, report: Path) 
     from expunge import registry
     from expunge.formats.files import CODES, MODEL, ONNX, WEIGHTS, load_model_info, read_json
     from expunge.lifecycle import provenance
-    from expunge.oracles import check_same_recipe, oracle_model
+    from expunge.oracles import check_same_recipe, name_oracle_model
 
     base = registry.resolve(name, version or None)
-    check_same_recipe(registry.model_info(base), load_model_info(model))
+    check_same_recipe(registry.read_model_info(base), load_model_info(model))
     tags = {registry.ACCURACY_TAG: str(read_json(report)["test_accuracy"])}
-    run_id = registry.attached_run(name, "oracles")
+    run_id = registry.attach_run(name, "oracles")
     with tempfile.TemporaryDirectory() as folder:
         for part in (MODEL, WEIGHTS, CODES):
             shutil.copyfile(model / part, Path(folder) / part)
         shutil.copyfile(onnx, Path(folder) / ONNX)
-        kept = registry.register(run_id, oracle_model(name), Path(folder), tags, registry.ORACLE)
-        provenance.wrote_version(kept, Path(folder))
+        kept = registry.register(
+            run_id, name_oracle_model(name), Path(folder), tags, registry.ORACLE
+        )
+        provenance.record_version(kept, Path(folder))
     return {"model": kept.name, "version": kept.version, "seed": kept.seed}

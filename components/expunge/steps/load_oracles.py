@@ -31,11 +31,11 @@ def load_oracles(
     """
     from expunge import registry
     from expunge.formats.files import load_model_info
-    from expunge.oracles import NEEDED, check_enough, recipe_key
+    from expunge.oracles import NEEDED, check_enough_oracles, compute_recipe_key
 
     info = load_model_info(base)
-    found = registry.oracles(name, recipe_key(info, classes))
-    check_enough(name, info, classes, len(found), grade, version)
+    found = registry.list_oracles(name, compute_recipe_key(info, classes))
+    check_enough_oracles(name, info, classes, len(found), grade, version)
     oracles.mkdir(parents=True, exist_ok=True)
     if len(found) < NEEDED:
         return Found(len(found), ["test"])

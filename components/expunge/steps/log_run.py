@@ -9,7 +9,7 @@ from typing import Any
 NO_METRICS = ("checks", "class_names", "reasons", "relearning")
 
 
-def record(
+def log_run(
     kind: str,
     name: str,
     reports: Mapping[str, Path],
@@ -49,7 +49,7 @@ def record(
                 tags[f"expunge.{key.replace('/', '.')}"] = str(value)
             else:
                 metrics[key] = float(value)
-    run_id = registry.attached_run(name, kind)
+    run_id = registry.attach_run(name, kind)
     files = {f"{step}.json": path for step, path in reports.items()}
     files |= {"report.html": page} if page else {}
     registry.log_report(run_id, params, metrics, tags, files)
@@ -58,7 +58,7 @@ def record(
         ledger.note_verdict(run, tags["gate"], failed, run_id)
     for file, path in files.items():
         if "validation" in reports and file in ("validation.json", "report.html"):
-            provenance.wrote_report(f"runs:/{run_id}/{file}", path, reports["validation"], name)
+            provenance.record_report(f"runs:/{run_id}/{file}", path, reports["validation"], name)
     return {"run_id": run_id, "metrics": len(metrics), "gate": tags.get("gate")}
 
 

@@ -57,7 +57,7 @@ def perturb(
     files.save_model(unlearned, info, module.state_dict(), codes)
 
     def row(trial: Trial) -> dict[str, Any]:
-        values: dict[str, Any] = files.finite(dataclasses.asdict(trial))
+        values: dict[str, Any] = files.replace_non_finite(dataclasses.asdict(trial))
         return values
 
     return {
@@ -77,7 +77,7 @@ def unlearned_info(info: ModelInfo, classes: tuple[int, ...], parent: str) -> Mo
     """
     forgotten = tuple(sorted({*info.forgotten, *classes}))
     names = tuple(
-        files.opaque_name(index) if index in forgotten else name
+        files.make_opaque_name(index) if index in forgotten else name
         for index, name in enumerate(info.class_names)
     )
     settings = {key: value for key, value in info.settings.items() if key != "seed"}

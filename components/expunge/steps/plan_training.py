@@ -50,15 +50,15 @@ def plan_training(config: TrainConfig, name: str, expected: int = SERVING) -> Pl
     from expunge.lifecycle import promotion
 
     serving = promotion.reconcile(name).champion or 0
-    known = {version.version: version for version in registry.versions(name)}
+    known = {version.version: version for version in registry.list_versions(name)}
     if serving in known and config.without:
-        classes = len(registry.model_info(known[serving]).class_names)
+        classes = len(registry.read_model_info(known[serving]).class_names)
         if unknown := [index for index in config.without if index >= classes]:
             raise UserError(
                 f"without names class {unknown[0]}; {name!r} has the classes 0 to {classes - 1}"
             )
     init_from, start = _start(config)
-    return Plan(sorted({*config.without, *promotion.erased(name)}), serving, init_from, start)
+    return Plan(sorted({*config.without, *promotion.list_erased(name)}), serving, init_from, start)
 
 
 def check_model_name(name: str) -> None:
@@ -84,7 +84,7 @@ def weights_digest(weights: str) -> str:
 
     path = Path(weights)
     if path.name and path.exists():
-        return provenance.digest(path)
+        return provenance.digest_path(path)
     return _unlike_any() if path.suffix else ""
 
 
@@ -93,7 +93,7 @@ def _start(config: TrainConfig) -> tuple[str, str]:
     from expunge import registry
 
     if config.init_from.startswith(registry.REGISTERED):
-        version = registry.named(config.init_from)
+        version = registry.resolve_uri(config.init_from)
         return version.uri, f"{version.digests['info']} {version.digests['weights']}"
     digest = weights_digest(config.init_from or config.weights)
     return config.init_from, digest or (_unlike_any() if config.init_from else "")

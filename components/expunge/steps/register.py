@@ -43,13 +43,13 @@ def register(
     if requests:
         _check_held(name, environment.pipeline_run())
         tags["expunge.requests"] = ",".join(requests)
-    run_id = registry.attached_run(name, kind)
+    run_id = registry.attach_run(name, kind)
     with tempfile.TemporaryDirectory() as folder:
         for part, path in sources.items():
             if path.is_file():  # the registry names those that are missing
                 shutil.copyfile(path, Path(folder) / part)
         version = registry.register(run_id, name, Path(folder), tags, kind)
-        provenance.wrote_version(version, Path(folder))
+        provenance.record_version(version, Path(folder))
     return {
         "model": version.name,
         "version": version.version,

@@ -11,7 +11,7 @@ VALIDATION = ("classes", "class_names", "before", "after", "checks", "grade", "p
 WORK = ("rule", "strength")
 
 
-def report(validation: Path, work: Path, page: Path) -> None:
+def render_report(validation: Path, work: Path, page: Path) -> None:
     """Write `page`, whole or not at all, from the JSON reports of `validate` and `perturb`.
 
     Raises:

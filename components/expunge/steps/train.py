@@ -20,7 +20,7 @@ from expunge.formats.files import (
     DatasetInfo,
     ModelInfo,
     load_dataset_info,
-    opaque_name,
+    make_opaque_name,
     read_json,
     save_model,
     write_json,
@@ -133,13 +133,13 @@ def _train_here(
         with locked(folder) if session.first else nullcontext():
             session.wait()
             if session.first and recorded:
-                provenance.wrote_folder(folder, "checkpoints", classes)
+                provenance.record_folder(folder, "checkpoints", classes)
             report = _run(session, folder, on_epoch)
             if session.first:
                 _write(session, model)
                 remove_checkpoints(folder)
                 if recorded:
-                    provenance.removed(folder)
+                    provenance.record_removal(folder)
             session.wait()
     return {**report, "seconds": time.monotonic() - started}
 
@@ -183,7 +183,7 @@ def _run(
 def _write(session: Session, model: Path) -> None:
     config, info = session.config, session.info
     names = tuple(
-        opaque_name(index) if index in config.without else name
+        make_opaque_name(index) if index in config.without else name
         for index, name in enumerate(info.class_names)
     )
     described = ModelInfo(

@@ -117,7 +117,7 @@ def existing(source: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         fetched = Path(folder) / "model"
-        registry.download(registry.named(source), fetched)
+        registry.download(registry.resolve_uri(source), fetched)
         yield fetched
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.errors import OperationalError, UserError
-from expunge.formats.files import read_json, sha256_file, write_json
+from expunge.formats.files import digest_file, read_json, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,7 +103,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     save_file(tensors, partial / STATE)
     description = {
         "epoch": checkpoint.epoch,
-        "sha256": sha256_file(partial / STATE),
+        "sha256": digest_file(partial / STATE),
         "extra": dict(checkpoint.extra),
     }
     write_json(partial / DESCRIPTION, description)
@@ -135,7 +135,7 @@ def _load(path: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
     description = read_json(path / DESCRIPTION)
-    found = sha256_file(path / STATE)
+    found = digest_file(path / STATE)
     if found != description["sha256"]:
         raise ValueError(f"{STATE} has SHA-256 {found}, expected {description['sha256']}")
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}}

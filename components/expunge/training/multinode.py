@@ -70,7 +70,7 @@ def launch_across(
     kept = [index for index in classes if index not in config.without]
     with heeding_sigterm(), _usable(on), locked(folder):
         jobs.remove(name)  # of a step that was killed
-        provenance.wrote_folder(folder, "training", classes)
+        provenance.record_folder(folder, "training", classes)
         try:
             run = _prepare(folder, config, dataset)
             try:  # a job whose answer was lost may be there all the same
@@ -86,7 +86,7 @@ def launch_across(
             raise
         _remove(folder, keep=())
         shutil.rmtree(folder, ignore_errors=True)
-        provenance.removed(folder)
+        provenance.record_removal(folder)
     return report
 
 
@@ -118,7 +118,7 @@ def _key(config: TrainConfig, dataset: Path) -> str:
     """The same for another attempt at the same training, and for no other."""
     from expunge.lifecycle import provenance
 
-    text = json.dumps([asdict(config), provenance.digest(dataset)], sort_keys=True)
+    text = json.dumps([asdict(config), provenance.digest_path(dataset)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -277,10 +277,10 @@ def _tidy(folder: Path, classes: Collection[int]) -> None:
 
     _remove(folder, keep=("checkpoints",))
     if any(folder.glob("checkpoints/*/epoch-*")):
-        provenance.wrote_folder(folder, "checkpoints", classes)
+        provenance.record_folder(folder, "checkpoints", classes)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        provenance.removed(folder)
+        provenance.record_removal(folder)
 
 
 def _remove(folder: Path, keep: Collection[str]) -> None:

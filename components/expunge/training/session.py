@@ -17,9 +17,9 @@ from expunge.config import TrainConfig
 from expunge.core.epoch import (
     Inputs,
     batch_bounds,
+    compute_learning_rate,
     derive_seed,
     draw_epoch,
-    learning_rate,
     normalise,
     train_epoch,
 )
@@ -79,7 +79,9 @@ class Session:
         bounds = batch_bounds(len(self.train_split.labels_N), config.batch_size)
         steps = len(bounds)
         rates = [
-            learning_rate(step, steps * config.epochs, config.learning_rate, config.schedule)
+            compute_learning_rate(
+                step, steps * config.epochs, config.learning_rate, config.schedule
+            )
             for step in range((epoch - 1) * steps, epoch * steps)
         ]
         augment = choose_augmentation(config.augment, self.info)

@@ -42,7 +42,7 @@ def report_part(
 ) -> dict[str, Any]:
     """The battery's part of validation's report; what is no number is None."""
     report = {"oracles": oracles, "attacks": attacks, "relearning": relearning, "depth": depth}
-    kept: dict[str, Any] = files.finite(report)
+    kept: dict[str, Any] = files.replace_non_finite(report)
     return kept
 
 

@@ -25,11 +25,11 @@ from expunge_pipelines.cli.options import (
     by_option,
     cluster_option,
     json_option,
-    listed,
     policy_options,
+    recipe_options,
     rule_option,
     runner_option,
-    training_options,
+    split_list,
 )
 from expunge_pipelines.cli.request import request
 from expunge_pipelines.cli.schedule import schedule
@@ -111,7 +111,7 @@ def demo(runner: str, as_json: bool) -> int:
 
 @cli.command()
 @click.argument("name")
-@training_options
+@recipe_options
 @runner_option
 @json_option
 def train(
@@ -134,7 +134,7 @@ def train(
         config,
         image_size=image_size,
         gate=gate,
-        without=listed(without),
+        without=split_list(without),
         on_start=show.step_started,
         runner=runner,
     )
@@ -174,7 +174,7 @@ def forget(
 
     result = forgetting.forget(
         name,
-        listed(classes),
+        split_list(classes),
         rule=rule,
         lambdas=tuple(value for value in (lambda1, lambda2) if value is not None),
         policy=policy,
@@ -264,7 +264,7 @@ def oracles(
 
     result = make_oracles(
         name,
-        listed(classes),
+        split_list(classes),
         seeds=seeds,
         base_version=base_version,
         weights=weights,
@@ -312,7 +312,7 @@ def ui(port: int, host: str) -> None:
     """Open the MLflow UI on this state; it runs until Ctrl-C."""
     from expunge import registry
 
-    uri = registry.prepared_uri()
+    uri = registry.prepare_uri()
     if uri.startswith("http"):
         raise UserError("MLFLOW_TRACKING_URI names a server, which has a UI of its own: open that")
     _check_free(host, port)

@@ -71,7 +71,7 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
-def listed(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """The parts of a text such as "3,5"."""
     return [part for part in (piece.strip() for piece in text.split(",")) if part]
 
@@ -190,7 +190,7 @@ _TRAINING = (
 )
 
 
-def training_options(command: Command) -> Command:
+def recipe_options(command: Command) -> Command:
     """What a training takes. The recipe is handed on as one `TrainConfig`, without its `without`.
 
     The rest is handed on as `source`, `image_size`, `without` (a text) and `chance_factor`.

@@ -6,7 +6,13 @@ from rich.text import Text
 
 from expunge.states import STATES
 from expunge_pipelines.cli import output as show
-from expunge_pipelines.cli.options import by_option, json_option, listed, policy_option, read_policy
+from expunge_pipelines.cli.options import (
+    by_option,
+    json_option,
+    policy_option,
+    read_policy,
+    split_list,
+)
 from expunge_pipelines.cli.output import Result
 
 
@@ -34,7 +40,7 @@ def add(
 
     value = filing.file_request(
         name,
-        listed(classes),
+        split_list(classes),
         reason=reason,
         by=by,
         due=due,
@@ -208,8 +214,8 @@ def _why(entry: Result) -> str:
     """Why a request is still open after a run, and what is to be done."""
     if entry["state"] == "rejected":
         failed = ", ".join(entry["failed_checks"])
-        listed = ",".join(map(str, entry["classes"]))
-        return f"{failed}; retrain: expunge train {entry['model']} --without {listed}"
+        classes = ",".join(map(str, entry["classes"]))
+        return f"{failed}; retrain: expunge train {entry['model']} --without {classes}"
     if entry["state"] in ("parked", "pending") and entry["error"]:
         return str(entry["error"])
     return ""

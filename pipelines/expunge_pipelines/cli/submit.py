@@ -18,10 +18,10 @@ from expunge_pipelines.cli.options import (
     by_option,
     cluster_option,
     json_option,
-    listed,
     policy_options,
+    recipe_options,
     rule_option,
-    training_options,
+    split_list,
 )
 from expunge_pipelines.cli.run_progress import Watching
 from expunge_pipelines.kubeflow.settings import ClusterSettings
@@ -65,7 +65,7 @@ def submit() -> None:
 
 @submit.command()
 @click.argument("name")
-@training_options
+@recipe_options
 @cluster_option
 @wait_options
 @json_option
@@ -95,7 +95,7 @@ def train(
         settings,
         image_size=image_size,
         chance_factor=chance_factor,
-        without=listed(without),
+        without=split_list(without),
     )
     return _shown(started, wait, as_json)
 
@@ -129,7 +129,7 @@ def forget(
     from expunge_pipelines.kubeflow import submit as submitting
 
     started = submitting.submit_forget(
-        name, rule, policy, settings, classes=listed(classes), reason=reason, by=by
+        name, rule, policy, settings, classes=split_list(classes), reason=reason, by=by
     )
     return _shown(started, wait, as_json)
 

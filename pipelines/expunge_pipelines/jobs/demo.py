@@ -29,8 +29,8 @@ def run_demo(
         champion = registry.resolve(name)
         with suppress(OSError, OperationalError):  # what was promoted stands without a copy of it
             copy = registry.export_file(champion, environment.home() / "exports")
-            left = registry.model_info(champion).retained
-            provenance.wrote_folder(copy, "onnx", left, name)
+            left = registry.read_model_info(champion).retained
+            provenance.record_folder(copy, "onnx", left, name)
             onnx = str(copy)
     return {
         "model": name,
@@ -43,7 +43,7 @@ def run_demo(
 
 def _free_name() -> str:
     """`digits`, or `digits-2` and so on: a class that a champion forgot never comes back to it."""
-    taken = {version.name for version in registry.models()}
+    taken = {version.name for version in registry.list_models()}
     number = 1
     while (name := "digits" if number == 1 else f"digits-{number}") in taken:
         number += 1

@@ -12,13 +12,23 @@ from expunge import class_selection, ledger, registry, states
 from expunge.config import PerturbConfig
 from expunge.errors import ExpungeError, RefusedError, UserError
 from expunge.lifecycle import promotion
-from expunge.oracles import check_enough, check_no_oracles, recipe_key, request
+from expunge.oracles import (
+    check_enough_oracles,
+    check_no_oracle_model,
+    compute_recipe_key,
+    spell_request,
+)
 from expunge.policy import Policy
 from expunge.steps.close_requests import settle_lost
-from expunge_pipelines.jobs.mlflow_run import exported_page, registered, reports, tracked
-from expunge_pipelines.jobs.requests import as_row, requested
+from expunge_pipelines.jobs.mlflow_run import (
+    export_page,
+    find_registered_version,
+    open_mlflow_run,
+    read_reports,
+)
+from expunge_pipelines.jobs.requests import as_row, file_missing_requests
 from expunge_pipelines.runners.docker import DOCKER, LOCAL
-from expunge_pipelines.runners.lease import LEASE_SECONDS, holding, new_run
+from expunge_pipelines.runners.lease import LEASE_SECONDS, hold_lease, new_run_id
 from expunge_pipelines.runners.local import LocalRun, remove_leftovers, run_locally
 
 Started = Callable[[str], None]
@@ -52,7 +62,7 @@ def forget(
         ExpungeError: the request is wrong, waits for approval, is held by another run, or a step
             failed. Nothing was promoted.
     """
-    check_no_oracles(name)
+    check_no_oracle_model(name)
     policy = policy or Policy()
     settle_lost(name)
     promotion.reconcile(name)
@@ -64,19 +74,19 @@ def forget(
             "only what was checked against the champion can replace it; leave --base-version out, "
             "or add --dry-run"
         )
-    info = registry.model_info(base)
+    info = registry.read_model_info(base)
     chosen = class_selection.find_classes(info, wanted)
     class_selection.check_forgettable(info, chosen)
     PerturbConfig(chosen, rule, lambdas, policy.gate.budget)  # a wrong setting ends here
     if policy.gate.grade == "forgotten":
-        kept_oracles = registry.oracles(name, recipe_key(info, chosen))
-        check_enough(name, info, chosen, len(kept_oracles), policy.gate.grade, base.version)
+        kept_oracles = registry.list_oracles(name, compute_recipe_key(info, chosen))
+        check_enough_oracles(name, info, chosen, len(kept_oracles), policy.gate.grade, base.version)
     arguments = _arguments(name, rule, lambdas, policy)
     if dry_run:
         arguments |= {"classes": list(chosen), "version": base.version, "dry_run": True}
         return _measured(name, arguments, on_start, runner)
     names = {index: info.class_names[index] for index in chosen}
-    asked = requested(
+    asked = file_missing_requests(
         name, names, reason=reason or "expunge forget", by=by, approval=policy.approval
     )
     arguments["requests"] = [entry.id for entry in asked.requests]
@@ -94,7 +104,7 @@ def _insisted(
 ) -> dict[str, Any]:
     """Run until a run comes to its end whose base is champion still."""
     for _ in range(ROUNDS):
-        run = new_run()
+        run = new_run_id()
         done = _attempt(name, run, arguments, on_start, runner)
         if done is not None:
             return done
@@ -128,12 +138,12 @@ def run_requests(
         UserError: there is no such model.
     """
     if name is not None:
-        check_no_oracles(name)
+        check_no_oracle_model(name)
         if not registry.has_model(name):
             registry.resolve(name)  # raises, with the names that are known
     arguments = _arguments("", rule, (), policy or Policy()) | {"attempts": attempts}
     queued = {entry.model for entry in ledger.list_requests(states=_QUEUED)}
-    models = [name] if name else sorted(queued | set(ledger.champion_models()))
+    models = [name] if name else sorted(queued | set(ledger.list_champion_models()))
     remove_leftovers()  # of runs that were killed when all was done but this
     queue = [entry.id for entry in ledger.list_requests(name, _QUEUED)]
     runs: list[dict[str, Any]] = []
@@ -157,7 +167,7 @@ def _work_off(
         settle_lost(name, arguments["attempts"])
         promotion.reconcile(name)
         while overtaken < ROUNDS and ledger.list_requests(name, [states.PENDING]):
-            run = new_run()
+            run = new_run_id()
             done = _attempt(name, run, arguments, on_start, runner)
             if done is not None:
                 runs.append(done)
@@ -195,7 +205,7 @@ def _measured(
     name: str, arguments: Mapping[str, Any], on_start: Started, runner: str
 ) -> dict[str, Any]:
     """A dry run."""
-    run_id, local = _piped(name, new_run(), arguments, on_start, runner)
+    run_id, local = _piped(name, new_run_id(), arguments, on_start, runner)
     found = _gathered(name, run_id, local, arguments["version"], arguments["classes"], [])
     return found | {"dry_run": True}
 
@@ -207,11 +217,11 @@ def _piped(
     from expunge_pipelines.forget import build_forget
     from expunge_pipelines.placement import no_resources
 
-    with holding(name, run), tracked("forget", name, arguments) as run_id:
+    with hold_lease(name, run), open_mlflow_run("forget", name, arguments) as run_id:
         reads: tuple[str, ...] = ()
         if runner == DOCKER:  # a container sees the folder that the data came from only if told to
             version = registry.resolve(name, arguments.get("version"))
-            reads = (registry.model_info(version).source,)
+            reads = (registry.read_model_info(version).source,)
         pipeline = build_forget(no_resources)
         return run_id, run_locally(
             pipeline, arguments, on_start=on_start, runner=runner, reads=reads
@@ -227,23 +237,23 @@ def _gathered(
     held: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What the pipeline measured, and what became of the requests that it held."""
-    info = registry.model_info(registry.resolve(name, version))
+    info = registry.read_model_info(registry.resolve(name, version))
     left = [index for index in info.retained if index not in chosen]
-    kept = reports(run_id)
+    kept = read_reports(run_id)
     validation, work = kept["validation"], kept["work"]
     return {
         "model": name,
         "base_version": version,
         "classes": list(chosen),
         "requests": list(held),
-        "request": request(name, info, chosen, version),
+        "request": spell_request(name, info, chosen, version),
         **{key: work[key] for key in ("rule", "sign", "strength", "lambdas")},
         "before": validation["before"],
         "after": validation["after"],
         **{key: validation[key] for key in _VERDICT},
-        "version": registered(name, run_id),
+        "version": find_registered_version(name, run_id),
         "dry_run": False,
-        "report": exported_page(name, run_id, left),
+        "report": export_page(name, run_id, left),
         "run_id": run_id,
         "forgetting": work,
         "seconds": dict(local.seconds),

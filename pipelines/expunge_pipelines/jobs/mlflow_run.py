@@ -10,24 +10,24 @@ from typing import Any
 from expunge import environment, registry
 from expunge.errors import OperationalError
 from expunge.lifecycle import provenance
-from expunge_pipelines.runners.environ import variables
+from expunge_pipelines.runners.environ import set_variables
 
 
 @contextmanager
-def tracked(kind: str, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
+def open_mlflow_run(kind: str, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     """One MLflow run around the pipeline; the steps' processes find it by `MLFLOW_RUN_ID`."""
     params = {key: value for key, value in arguments.items() if key != "name"}
-    with registry.pipeline_run(kind, name, params) as run_id, variables(MLFLOW_RUN_ID=run_id):
+    with registry.open_run(kind, name, params) as run_id, set_variables(MLFLOW_RUN_ID=run_id):
         yield run_id
 
 
-def reports(run_id: str) -> dict[str, Any]:
-    """The reports `validation` and `work` that the run's step `record` kept."""
+def read_reports(run_id: str) -> dict[str, Any]:
+    """The reports `validation` and `work` that the run's step `log_run` kept."""
     names = ("validation", "work")
     return {name: json.loads(registry.read_artifact(run_id, f"{name}.json")) for name in names}
 
 
-def exported_page(name: str, run_id: str, classes: Collection[int]) -> str | None:
+def export_page(name: str, run_id: str, classes: Collection[int]) -> str | None:
     """Copy the run's `report.html` whole to where a browser can open it, and return that path.
 
     `classes` are those that it names.
@@ -43,15 +43,15 @@ def exported_page(name: str, run_id: str, classes: Collection[int]) -> str | Non
             partial = Path(fresh) / path.name
             partial.write_bytes(page)
             partial.replace(path)
-        provenance.wrote_folder(path, "report", classes, name)
+        provenance.record_folder(path, "report", classes, name)
     except (OSError, OperationalError):
         return None
     return str(path)
 
 
-def registered(name: str, run_id: str) -> int | None:
+def find_registered_version(name: str, run_id: str) -> int | None:
     """The version that the run registered; None for none."""
     if not registry.has_model(name):
         return None
-    found = [v.version for v in registry.versions(name) if v.run_id == run_id]
+    found = [v.version for v in registry.list_versions(name) if v.run_id == run_id]
     return max(found, default=None)

@@ -10,18 +10,18 @@ from expunge.errors import UserError
 from expunge.formats.files import ModelInfo
 from expunge.oracles import (
     NEEDED,
-    check_no_oracles,
-    left_out,
-    oracle_config,
-    oracle_model,
-    oracle_seeds,
-    recipe_key,
-    request,
+    build_oracle_config,
+    check_no_oracle_model,
+    compute_recipe_key,
+    derive_oracle_seeds,
+    list_left_out,
+    name_oracle_model,
+    spell_request,
 )
 from expunge.steps.claim_requests import image_side
-from expunge_pipelines.jobs.mlflow_run import tracked
+from expunge_pipelines.jobs.mlflow_run import open_mlflow_run
 from expunge_pipelines.runners.docker import LOCAL
-from expunge_pipelines.runners.lease import holding, new_run
+from expunge_pipelines.runners.lease import hold_lease, new_run_id
 from expunge_pipelines.runners.local import run_locally
 
 
@@ -44,18 +44,18 @@ def make_oracles(
     Raises:
         ExpungeError: the request is wrong, or a step failed. Oracles that were finished are kept.
     """
-    check_no_oracles(name)
+    check_no_oracle_model(name)
     base = registry.resolve(name, base_version)
-    info = registry.model_info(base)
+    info = registry.read_model_info(base)
     chosen = class_selection.find_classes(info, wanted)
     fresh = [index for index in chosen if index not in info.forgotten]
     if fresh:
         class_selection.check_forgettable(info, fresh)
     # However many trained the model: this machine is one.
-    config = replace(oracle_config(info, chosen, _same_weights(info, weights)), nodes=1)
-    key = recipe_key(info, chosen)
-    every = oracle_seeds(key, seeds)
-    before = {oracle.seed for oracle in registry.oracles(name, key)}
+    config = replace(build_oracle_config(info, chosen, _same_weights(info, weights)), nodes=1)
+    key = compute_recipe_key(info, chosen)
+    every = derive_oracle_seeds(key, seeds)
+    before = {oracle.seed for oracle in registry.list_oracles(name, key)}
     missing = [seed for seed in every if seed not in before]
     run_id, seconds, total = None, {}, 0.0
     if missing:
@@ -71,7 +71,7 @@ def make_oracles(
         from expunge_pipelines.oracles import build_oracles
         from expunge_pipelines.placement import no_resources
 
-        with holding(name, new_run()), tracked("oracles", name, arguments) as run_id:
+        with hold_lease(name, new_run_id()), open_mlflow_run("oracles", name, arguments) as run_id:
             run = run_locally(
                 build_oracles(no_resources, missing),
                 arguments,
@@ -80,13 +80,13 @@ def make_oracles(
                 reads=(info.source, config.weights),
             )
         seconds, total = dict(run.seconds), run.total
-    kept = {oracle.seed: oracle for oracle in registry.oracles(name, key)}
-    compared = _compared(base, chosen, left_out(info, chosen), key)
+    kept = {oracle.seed: oracle for oracle in registry.list_oracles(name, key)}
+    compared = _compared(base, chosen, list_left_out(info, chosen), key)
     return {
-        "model": oracle_model(name),
+        "model": name_oracle_model(name),
         "base_version": base.version,
         "classes": list(chosen),
-        "without": list(left_out(info, chosen)),
+        "without": list(list_left_out(info, chosen)),
         "key": key,
         "request": compared and compared[0],
         "serves": bool(compared and compared[1]),
@@ -113,16 +113,16 @@ def _compared(
     It starts from `base`, or from the nearest of those it was made from that has the classes still;
     None where there is none.
     """
-    known = {f"{entry.name}/{entry.version}": entry for entry in registry.versions(base.name)}
+    known = {f"{entry.name}/{entry.version}": entry for entry in registry.list_versions(base.name)}
     version: registry.Version | None = base
     while version is not None:
         classes = [index for index in without if index not in version.forgotten]
         if set(chosen) <= set(classes):
-            info = registry.model_info(version)
-            if recipe_key(info, classes) != key:
+            info = registry.read_model_info(version)
+            if compute_recipe_key(info, classes) != key:
                 return None
             serves = registry.CHAMPION in version.aliases
-            return request(base.name, info, classes, 0 if serves else version.version), serves
+            return spell_request(base.name, info, classes, 0 if serves else version.version), serves
         version = known.get(version.parent or "")
     return None
 

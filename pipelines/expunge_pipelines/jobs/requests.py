@@ -9,7 +9,7 @@ from expunge import class_selection, ledger, registry, states
 from expunge.errors import OperationalError, UserError
 from expunge.ledger import Added, Request
 from expunge.lifecycle import promotion
-from expunge.oracles import check_no_oracles
+from expunge.oracles import check_no_oracle_model
 
 
 def as_document(request: Request) -> dict[str, Any]:
@@ -44,12 +44,12 @@ def file_request(
         UserError: there is no such model or class, the model cannot forget it, or `due` is no day
             to come.
     """
-    check_no_oracles(name)
+    check_no_oracle_model(name)
     deadline = _deadline(due)
     if not reason.strip():
         raise UserError("the reason is empty; say why, such as --reason 'consent withdrawn'")
     promotion.reconcile(name)
-    info = registry.model_info(registry.resolve(name))
+    info = registry.read_model_info(registry.resolve(name))
     chosen = class_selection.find_classes(info, wanted)
     known = ledger.list_requests(name)
     done = {i for entry in known if entry.state == states.FULFILLED for i in entry.classes}
@@ -72,7 +72,7 @@ def _added(added: Added) -> dict[str, Any]:
     }
 
 
-def requested(
+def file_missing_requests(
     name: str, names: Mapping[int, str], *, reason: str, by: str, approval: bool
 ) -> Added:
     """The requests that stand for exactly these classes; what is missing is filed.
@@ -130,11 +130,11 @@ def show_filed(request: str) -> dict[str, Any]:
         "events": [
             {"seq": entry.seq, "at": entry.at, "kind": entry.kind, "hash": entry.hash}
             | {"body": dict(entry.body)}
-            for entry in ledger.events_of(request=found.id)
+            for entry in ledger.list_events(request=found.id)
         ],
         "remembered_by": [
             {key: getattr(entry, key) for key in ("address", "kind", "digest", "written_at")}
-            for entry in ledger.holding(found.model, found.classes)
+            for entry in ledger.list_remembering(found.model, found.classes)
         ],
     }
 
@@ -179,7 +179,7 @@ def verify_log(kept: str = "") -> dict[str, Any]:
     Raises:
         OperationalError: an event was changed, added, left out or cut off.
     """
-    hashes = [event.hash for event in ledger.verified_events()]
+    hashes = [event.hash for event in ledger.verify_events()]
     if kept and kept not in hashes:
         raise OperationalError(
             f"no event of the ledger has the hash {kept}: it was written anew since that was noted "

@@ -16,12 +16,12 @@ from expunge.config import (
 )
 from expunge.errors import OperationalError, UserError
 from expunge.lifecycle import promotion
-from expunge.oracles import check_no_oracles
+from expunge.oracles import check_no_oracle_model
 from expunge.steps.plan_training import check_model_name
 from expunge.training.trainjob import check_nodes
-from expunge_pipelines.jobs.mlflow_run import registered, reports, tracked
+from expunge_pipelines.jobs.mlflow_run import find_registered_version, open_mlflow_run, read_reports
 from expunge_pipelines.runners.docker import LOCAL
-from expunge_pipelines.runners.lease import holding, new_run
+from expunge_pipelines.runners.lease import hold_lease, new_run_id
 from expunge_pipelines.runners.local import run_locally
 
 Started = Callable[[str], None]
@@ -51,8 +51,8 @@ def train(
     check_known(source, image_size, config.arch)
     check_nodes(config.nodes)
     serving = promotion.reconcile(name).champion
-    known = {version.version: version for version in registry.versions(name)}
-    erased = promotion.erased(name)
+    known = {version.version: version for version in registry.list_versions(name)}
+    erased = promotion.list_erased(name)
     chosen = _left_out(known.get(serving or 0), without) | set(erased)
     asked = {
         index: request.id
@@ -74,7 +74,7 @@ def train(
     from expunge_pipelines.placement import no_resources
     from expunge_pipelines.train import build_train
 
-    with holding(name, new_run()), tracked("train", name, arguments) as run_id:
+    with hold_lease(name, new_run_id()), open_mlflow_run("train", name, arguments) as run_id:
         run = run_locally(
             build_train(no_resources),
             arguments,
@@ -82,9 +82,9 @@ def train(
             runner=runner,
             reads=[arguments[key] for key in ("source", "weights", "init_from")],
         )
-    kept = reports(run_id)
+    kept = read_reports(run_id)
     validation = kept["validation"]
-    version = registered(name, run_id)
+    version = find_registered_version(name, run_id)
     return {
         "model": name,
         "version": version,
@@ -144,7 +144,7 @@ def _left_out(champion: registry.Version | None, without: Sequence[str]) -> froz
     if not without:
         return frozenset()
     if champion is not None:
-        info = registry.model_info(champion)
+        info = registry.read_model_info(champion)
         return frozenset(class_selection.find_classes(info, without)) | frozenset(info.forgotten)
     if not all(text.isdecimal() for text in without):
         raise UserError(
@@ -161,7 +161,7 @@ def list_models(name: str | None = None) -> dict[str, Any]:
     """
     if name is not None and not registry.has_model(name):
         registry.resolve(name)  # raises, with the names that are known
-    found = registry.models() if name is None else registry.versions(name)
+    found = registry.list_models() if name is None else registry.list_versions(name)
     return {
         "models": [
             {
@@ -190,7 +190,7 @@ def rollback(name: str) -> dict[str, Any]:
         UserError: there is no such model, or it never had another champion.
         RefusedError: the previous champion remembers a class that was erased since.
     """
-    check_no_oracles(name)
+    check_no_oracle_model(name)
     version, replaced = promotion.rollback(name)
     return {"model": name, "version": version, "replaced": replaced}
 
@@ -202,7 +202,7 @@ def reconcile(name: str) -> dict[str, Any]:
         UserError: there is no such model.
         OperationalError: the champion's version was deleted from the registry.
     """
-    check_no_oracles(name)
+    check_no_oracle_model(name)
     found = promotion.reconcile(name)
     if found.champion is None:
         registry.resolve(name)  # raises, with what there is

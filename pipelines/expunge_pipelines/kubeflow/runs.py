@@ -140,7 +140,7 @@ def _outcome(run: Any, state: str, tasks: Iterable[Mapping[str, Any]]) -> str | 
     if not states or any(state not in ENDED for state in states.values()):
         return UNKNOWN  # what the server has of the tasks is older than what it has of the run
     if states.get("validate") == SUCCEEDED:
-        over = states.get("record") == SUCCEEDED and states.get("register") != SUCCEEDED
+        over = states.get("log-run") == SUCCEEDED and states.get("register") != SUCCEEDED
         return REJECTED if over else UNKNOWN
     return NOTHING_TO_DO if states.get("claim-requests") == SUCCEEDED else DONE
 

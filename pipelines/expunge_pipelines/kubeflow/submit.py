@@ -81,10 +81,10 @@ def submit_forget(
         RefusedError: the request waits for approval.
         OperationalError: the cluster, ledger or registry cannot be reached or refuses.
     """
-    from expunge.oracles import check_no_oracles
+    from expunge.oracles import check_no_oracle_model
     from expunge.registry.store import check_name
 
-    check_no_oracles(check_name(name))
+    check_no_oracle_model(check_name(name))
     if classes:
         _check_shared()
     elif reason:
@@ -228,14 +228,16 @@ def _filed(name: str, classes: Sequence[str], policy: Policy, reason: str, by: s
     """The ids of the requests that stand for exactly these classes; what is missing is filed."""
     from expunge import class_selection, registry, states
     from expunge.lifecycle import promotion
-    from expunge_pipelines.jobs.requests import requested
+    from expunge_pipelines.jobs.requests import file_missing_requests
 
     promotion.reconcile(name)
-    info = registry.model_info(registry.resolve(name))
+    info = registry.read_model_info(registry.resolve(name))
     chosen = class_selection.find_classes(info, classes)
     class_selection.check_forgettable(info, chosen)
     names = {index: info.class_names[index] for index in chosen}
-    found = requested(name, names, reason=reason, by=by, approval=policy.approval).requests
+    found = file_missing_requests(
+        name, names, reason=reason, by=by, approval=policy.approval
+    ).requests
     for entry in found:
         if entry.state == states.UNAPPROVED:
             raise RefusedError(

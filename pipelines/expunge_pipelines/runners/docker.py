@@ -15,7 +15,7 @@ from typing import Any
 from expunge import environment
 from expunge import processes as holders
 from expunge.errors import OperationalError, UserError
-from expunge_pipelines.runners.environ import variables
+from expunge_pipelines.runners.environ import set_variables
 
 LOCAL, DOCKER = RUNNERS = ("local", "docker")  # each step a process, or a container
 LABEL = "expunge.holder"  # on a container: the process that waits for it (`expunge.processes`)
@@ -40,7 +40,7 @@ ROOTLESS = "0:0"  # who gave the command, in the containers of an engine that ru
 
 
 @contextmanager
-def containers(reads: Sequence[str]) -> Iterator[Any]:
+def open_container_runner(reads: Sequence[str]) -> Iterator[Any]:
     """kfp's runner for a pipeline whose steps run in containers, and what it needs around it.
 
     `reads` has the data source and the files that the steps read; those that are paths here are
@@ -73,7 +73,7 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
             "user": user,
             "network_mode": "host",
             "shm_size": SHARED_MEMORY,
-            "labels": {LABEL: holders.this_process()},
+            "labels": {LABEL: holders.name_this_process()},
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
             "healthcheck": {"test": ["NONE"]},  # the exit code says it
@@ -93,7 +93,7 @@ def containers(reads: Sequence[str]) -> Iterator[Any]:
     before = handler.run_docker_container
     handler.run_docker_container = run
     try:
-        with variables(DOCKER_HOST=address):
+        with set_variables(DOCKER_HOST=address):
             yield local.DockerRunner(**options)
     finally:
         handler.run_docker_container = before

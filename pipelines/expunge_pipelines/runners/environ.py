@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def variables(**added: str) -> Iterator[None]:
+def set_variables(**added: str) -> Iterator[None]:
     """Set variables while the body runs, and then put back what there was."""
     before = {key: os.environ.get(key) for key in added}
     os.environ.update(added)

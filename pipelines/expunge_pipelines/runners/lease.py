@@ -9,19 +9,19 @@ from expunge import environment, ledger
 from expunge import processes as holders
 from expunge.errors import ExpungeError
 from expunge.steps.close_requests import CANCELLED, close_requests
-from expunge_pipelines.runners.environ import variables
+from expunge_pipelines.runners.environ import set_variables
 
 LEASE_SECONDS = 600.0  # how long a machine that lost its power keeps a request from the others
 RENEWALS = 5  # of a lease, so that a few may fail
 
 
-def new_run() -> str:
+def new_run_id() -> str:
     """An id for a pipeline run here."""
     return f"local-{uuid.uuid4().hex}"
 
 
 @contextmanager
-def holding(name: str, run: str) -> Iterator[None]:
+def hold_lease(name: str, run: str) -> Iterator[None]:
     """Around pipeline run `run` of model `name`: its steps find its id, and this process, by
     variables.
 
@@ -30,8 +30,8 @@ def holding(name: str, run: str) -> Iterator[None]:
     """
     over = threading.Event()
     renewing = threading.Thread(target=_renew, args=(run, over), daemon=True)
-    marks = {environment.PIPELINE_RUN: run, environment.HOLDER: holders.this_process()}
-    with variables(**marks):
+    marks = {environment.PIPELINE_RUN: run, environment.HOLDER: holders.name_this_process()}
+    with set_variables(**marks):
         renewing.start()
         try:
             yield

@@ -18,8 +18,8 @@ from typing import Any
 from expunge import environment, errors, ledger
 from expunge import processes as holders
 from expunge.errors import ExpungeError, OperationalError
-from expunge_pipelines.runners.docker import DOCKER, LOCAL, containers
-from expunge_pipelines.runners.environ import variables
+from expunge_pipelines.runners.docker import DOCKER, LOCAL, open_container_runner
+from expunge_pipelines.runners.environ import set_variables
 
 _COLOUR = re.compile(r"\x1b\[\d+m")
 _STARTED = re.compile(r"Executing task '([\w-]+)'")
@@ -144,9 +144,9 @@ def run_locally(
             _only_the_log_stays(work),
             _steps_environment(work),
             _no_step_left(),
-            containers(reads) if runner == DOCKER else nullcontext() as in_containers,
+            open_container_runner(reads) if runner == DOCKER else nullcontext() as in_containers,
         ):
-            (work / HOLDER).write_text(holders.this_process())
+            (work / HOLDER).write_text(holders.name_this_process())
             local.init(
                 runner=in_containers or local.SubprocessRunner(use_venv=False),
                 pipeline_root=str(work / "outputs"),
@@ -232,6 +232,6 @@ def _steps_environment(work: Path) -> Iterator[None]:
     if sys.stderr.isatty():
         with suppress(OSError):  # a container may have a terminal and no name for it
             added["EXPUNGE_TTY"] = os.ttyname(sys.stderr.fileno())
-    with variables(**added), warnings.catch_warnings():
+    with set_variables(**added), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kfp doubts an image whose name does not say python
         yield

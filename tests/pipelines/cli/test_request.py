@@ -20,7 +20,7 @@ from expunge.errors import UserError
 from expunge.lifecycle import promotion
 from expunge.policy import Policy
 from expunge_pipelines.jobs import forget as forgetting
-from expunge_pipelines.runners.lease import holding
+from expunge_pipelines.runners.lease import hold_lease
 
 pytest_plugins = ["mlflow_store"]
 
@@ -117,7 +117,7 @@ def test_personal_texts_are_erased_and_the_chain_still_checks(champion: Registra
     found = document("request", "redact", made["id"])
     assert (found["erased"], found["requester"], found["reason"]) == (3, None, None)
     assert found["names"] == {"3": None}
-    assert ledger.verify() == len(ledger.events_of())
+    assert ledger.verify() == len(ledger.list_events())
     home = Path(os.environ["EXPUNGE_HOME"])
     assert b"consent withdrawn" not in (home / "ledger.db").read_bytes()
     assert "reason       erased" in command("request", "show", made["id"])[1]
@@ -125,7 +125,7 @@ def test_personal_texts_are_erased_and_the_chain_still_checks(champion: Registra
 
 def test_the_log_is_verified_and_a_kept_hash_is_looked_for(champion: Registrar) -> None:
     kept = document("request", "verify")
-    assert kept["events"] == len(ledger.events_of())
+    assert kept["events"] == len(ledger.list_events())
     added("--classes", "3")
     found = document("request", "verify", "--kept", kept["head"])
     assert found["events"] == kept["events"] + 1
@@ -200,7 +200,7 @@ def test_a_forget_that_was_a_mistake_leaves_no_request(
     """Or the next scheduled run would do what somebody has just stopped."""
 
     def stopped(name: str, run: str, *_: object) -> None:
-        with holding(name, run):
+        with hold_lease(name, run):
             ledger.claim_requests(
                 name, run, base_version=1, classes=4, forgotten=(), lease_seconds=60
             )
@@ -303,8 +303,8 @@ def test_a_full_disk_is_one_line_and_the_queue_is_intact(
     filler.unlink()
     (only,) = ledger.list_requests()
     assert (only.id, only.state, only.attempts) == (made["id"], "pending", 0)
-    assert ledger.verify() == len(ledger.events_of())
-    assert registry.aliases("shapes") == {"champion": 1}
+    assert ledger.verify() == len(ledger.list_events())
+    assert registry.read_aliases("shapes") == {"champion": 1}
     assert added("--classes", "1")["state"] == "pending"
 
 
@@ -318,7 +318,7 @@ def test_a_run_that_lost_every_race_says_so(
         rounds.append(run)
         ledger.claim_requests(name, run, base_version=1, classes=4, forgotten=(), lease_seconds=60)
         with monkeypatch.context() as patch:
-            patch.setattr(ledger, "champion", lambda name: None)
+            patch.setattr(ledger, "find_champion", lambda name: None)
             from expunge.steps.close_requests import close_requests
 
             close_requests(name, run)

@@ -25,15 +25,15 @@ def champion() -> int:
     return registry.resolve(NAME).version
 
 
-def test_training_is_promoted_and_timed(store: Store) -> None:
-    assert store.train["passed"]
-    assert store.train["version"] == 1
-    assert store.train["after"]["test_accuracy"] > 0.9
-    assert {"prepare_data", "train", "validate", "promote"} <= store.train["seconds"].keys()
+def test_training_is_promoted_and_timed(trained_store: Store) -> None:
+    assert trained_store.train["passed"]
+    assert trained_store.train["version"] == 1
+    assert trained_store.train["after"]["test_accuracy"] > 0.9
+    assert {"prepare_data", "train", "validate", "promote"} <= trained_store.train["seconds"].keys()
 
 
-def test_forgetting_gives_what_the_design_promises(store: Store) -> None:
-    found = store.forget
+def test_forgetting_gives_what_the_design_promises(trained_store: Store) -> None:
+    found = trained_store.forget
     assert found.keys() >= FIELDS
     assert (found["model"], found["base_version"], found["version"]) == (NAME, 1, 2)
     assert (found["classes"], found["grade"], found["passed"]) == ([GONE], "suppressed", True)
@@ -46,30 +46,32 @@ def test_forgetting_gives_what_the_design_promises(store: Store) -> None:
     assert all(row.keys() >= {"name", "value", "threshold", "passed"} for row in found["checks"])
 
 
-def test_without_oracles_it_says_what_was_not_compared(store: Store) -> None:
-    found = store.forget
+def test_without_oracles_it_says_what_was_not_compared(trained_store: Store) -> None:
+    found = trained_store.forget
     assert (found["oracles"], found["needed"], found["trustworthy"]) == (0, "suppressed", True)
     assert found["controls"]["original"] == "failed"
     assert "Nothing was compared with retrained models" in " ".join(found["reasons"])
     assert {row["name"] for row in found["checks"] if not row["blocks"]} == {"head_swap"}
 
 
-def test_the_report_is_a_page_to_open_and_lies_in_the_run_too(store: Store) -> None:
-    page = Path(store.forget["report"])
-    assert page == store.home / "exports" / f"{NAME}-{store.forget['run_id']}.html"
-    assert page.read_bytes() == registry.read_artifact(store.forget["run_id"], "report.html")
+def test_the_report_is_a_page_to_open_and_lies_in_the_run_too(trained_store: Store) -> None:
+    page = Path(trained_store.forget["report"])
+    assert page == trained_store.home / "exports" / f"{NAME}-{trained_store.forget['run_id']}.html"
+    assert page.read_bytes() == registry.read_artifact(
+        trained_store.forget["run_id"], "report.html"
+    )
     assert page.read_text().startswith("<!")
 
 
-def test_the_champion_forgot_and_previous_is_what_it_replaced(store: Store) -> None:
-    versions = {version.version: version for version in registry.versions(NAME)}
+def test_the_champion_forgot_and_previous_is_what_it_replaced(trained_store: Store) -> None:
+    versions = {version.version: version for version in registry.list_versions(NAME)}
     assert "champion" in versions[2].aliases
     assert "previous" in versions[1].aliases
     assert versions[2].forgotten == (GONE,)
     assert versions[2].parent == f"{NAME}/1"
 
 
-def test_nothing_of_the_class_is_left_in_the_version(store: Store, tmp_path) -> None:
+def test_nothing_of_the_class_is_left_in_the_version(trained_store: Store, tmp_path) -> None:
     registry.download(registry.resolve(NAME), tmp_path / "model")
     stored = files.load_model(tmp_path / "model")
     assert stored.codes.classes_K.tolist() == [i for i in range(10) if i != GONE]
@@ -81,11 +83,11 @@ def test_nothing_of_the_class_is_left_in_the_version(store: Store, tmp_path) -> 
         torch.testing.assert_close(total[name], value, rtol=1e-6, atol=0)
 
 
-def test_any_mlflow_client_loads_and_runs_it(store: Store) -> None:
+def test_any_mlflow_client_loads_and_runs_it(trained_store: Store) -> None:
     import mlflow
     import onnxruntime
 
-    mlflow.set_tracking_uri(registry.prepared_uri())
+    mlflow.set_tracking_uri(registry.prepare_uri())
     model = mlflow.onnx.load_model(f"models:/{NAME}@champion")
     names = {prop.key: prop.value for prop in model.metadata_props}
     assert "forgotten-3" in json.dumps(names)
@@ -96,21 +98,21 @@ def test_any_mlflow_client_loads_and_runs_it(store: Store) -> None:
     (probabilities,) = session.run(["probabilities"], {"images": images})
     kept = labels != GONE
     accuracy = float((probabilities.argmax(1)[kept] == labels[kept]).mean())
-    assert accuracy == pytest.approx(store.forget["after"]["retain_accuracy"], abs=1e-9)
+    assert accuracy == pytest.approx(trained_store.forget["after"]["retain_accuracy"], abs=1e-9)
     assert not np.any(probabilities.argmax(1)[~kept] == GONE)
 
 
-def test_mlflow_has_the_whole_run(store: Store) -> None:
+def test_mlflow_has_the_whole_run(trained_store: Store) -> None:
     import mlflow
 
-    mlflow.set_tracking_uri(registry.prepared_uri())
+    mlflow.set_tracking_uri(registry.prepare_uri())
     client = mlflow.MlflowClient()
-    trained = client.get_run(store.train["run_id"])
+    trained = client.get_run(trained_store.train["run_id"])
     assert trained.info.status == "FINISHED"
     assert trained.data.params["arch"] == "mlp"
-    assert len(client.get_metric_history(store.train["run_id"], "train_loss")) == 40
+    assert len(client.get_metric_history(trained_store.train["run_id"], "train_loss")) == 40
     assert any(name.startswith("system/") for name in trained.data.metrics)
-    forgot = client.get_run(store.forget["run_id"])
+    forgot = client.get_run(trained_store.forget["run_id"])
     assert {"check/forget_error", "threshold/forget_error"} <= forgot.data.metrics.keys()
     assert forgot.data.tags["gate"] == "passed"
     assert "validation/attacks/head_swap/unlearned" in forgot.data.metrics
@@ -129,20 +131,20 @@ def test_mlflow_has_the_whole_run(store: Store) -> None:
     ],
 )
 def test_a_request_that_cannot_be_fulfilled_changes_nothing(
-    store: Store, wanted: str, message: str
+    trained_store: Store, wanted: str, message: str
 ) -> None:
-    runs = len(registry.versions(NAME)), champion()
+    runs = len(registry.list_versions(NAME)), champion()
     found = document("forget", NAME, "--classes", wanted, code=2)
     assert message in found["error"]
-    assert (len(registry.versions(NAME)), champion()) == runs
+    assert (len(registry.list_versions(NAME)), champion()) == runs
 
 
-def test_an_older_base_needs_a_dry_run(store: Store) -> None:
+def test_an_older_base_needs_a_dry_run(trained_store: Store) -> None:
     found = document("forget", NAME, "--classes", "5", "--base-version", "1", code=2)
     assert "is not the champion, 2 is" in found["error"]
 
 
-def test_a_gate_that_rejects_registers_nothing(store: Store, tmp_path: Path) -> None:
+def test_a_gate_that_rejects_registers_nothing(trained_store: Store, tmp_path: Path) -> None:
     """The paper's rule at zero strength changes nothing, so the class is still known.
 
     A check that could not be made rejects too, by its name; and a report that cannot be copied is
@@ -151,14 +153,14 @@ def test_a_gate_that_rejects_registers_nothing(store: Store, tmp_path: Path) -> 
     policy = tmp_path / "policy.yaml"
     policy.write_text("block: [forget_error, head_recovery]\n")
     options = ["--rule", "paper", "--lambda1", "0", "--lambda2", "0", "--policy", str(policy)]
-    exports = store.home / "exports"
-    exports.rename(store.home / "aside")
+    exports = trained_store.home / "exports"
+    exports.rename(trained_store.home / "aside")
     exports.write_text("in the way")
     try:
         code, out, err = command("forget", NAME, "--classes", "5", *options, "--json")
     finally:
         exports.unlink()
-        (store.home / "aside").rename(exports)
+        (trained_store.home / "aside").rename(exports)
     assert code == 1, err
     found = json.loads(out)
     assert (found["passed"], found["grade"], found["version"]) == (False, "failed", None)
@@ -167,13 +169,13 @@ def test_a_gate_that_rejects_registers_nothing(store: Store, tmp_path: Path) -> 
     assert not failed["passed"]
     assert failed["value"] < failed["threshold"]
     assert champion() == 2
-    assert len(registry.versions(NAME)) == 2
+    assert len(registry.list_versions(NAME)) == 2
     warning = err.splitlines()[-1]
     assert "warning: the report could not be copied" in warning
     assert warning.endswith(found["run_id"])
     import mlflow
 
-    run = mlflow.MlflowClient(registry.prepared_uri()).get_run(found["run_id"])
+    run = mlflow.MlflowClient(registry.prepare_uri()).get_run(found["run_id"])
     assert run.data.tags["gate"] == "rejected"
     assert set(run.data.tags["gate.failed"].split(",")) >= {"forget_error", "head_recovery"}
     assert run.data.metrics["check/forget_error"] == pytest.approx(failed["value"])
@@ -181,27 +183,27 @@ def test_a_gate_that_rejects_registers_nothing(store: Store, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_dry_run_on_top_of_a_forget_keeps_it_forgotten(store: Store) -> None:
+def test_a_dry_run_on_top_of_a_forget_keeps_it_forgotten(trained_store: Store) -> None:
     found = document("forget", NAME, "--classes", "5", "--dry-run")
     assert found["passed"]
     assert found["version"] is None
     assert "erased_stay_erased" in {row["name"] for row in found["checks"]}
-    assert len(registry.versions(NAME)) == 2
+    assert len(registry.list_versions(NAME)) == 2
 
 
-def test_there_is_no_way_back(store: Store) -> None:
+def test_there_is_no_way_back(trained_store: Store) -> None:
     found = document("rollback", NAME, code=1)
     assert "3" in found["error"]
     assert champion() == 2
 
 
-def test_models_lists_both_versions(store: Store) -> None:
+def test_models_lists_both_versions(trained_store: Store) -> None:
     rows = document("models", NAME)["models"]
     assert [(row["version"], row["grade"]) for row in rows] == [(2, "suppressed"), (1, "trained")]
 
 
 @pytest.mark.slow
-def test_training_again_leaves_the_erased_class_out(store: Store) -> None:
+def test_training_again_leaves_the_erased_class_out(trained_store: Store) -> None:
     """Changes the store: last in this file. Two epochs do not pass the gate, which is fine here."""
     recipe = ["--data", "digits", "--arch", "mlp", "--epochs", "1", "--lr", "0.0001"]
     found = document("train", NAME, *recipe, code=1)

@@ -8,7 +8,7 @@ from trained_store import GONE, NAME, Store, command, document, state
 
 from expunge import environment, registry
 from expunge.formats.files import load_model_info
-from expunge.oracles import oracle_seeds, recipe_key
+from expunge.oracles import compute_recipe_key, derive_oracle_seeds
 from expunge_pipelines.oracles import build_oracles
 from expunge_pipelines.placement import no_resources
 from expunge_pipelines.runners.local import run_locally
@@ -29,32 +29,36 @@ def seed_of(made: dict[str, Any]) -> int:
 
 
 def test_an_oracle_is_trained_and_registered(
-    store: Store, made: dict[str, Any], tmp_path: Path
+    trained_store: Store, made: dict[str, Any], tmp_path: Path
 ) -> None:
     """The champion has forgotten the class already; version 1, which had not, has the same key."""
     assert (made["model"], made["base_version"], made["classes"]) == (MODEL, 2, [GONE])
     (row,) = made["oracles"]
-    (seed,) = oracle_seeds(made["key"], 1)
+    (seed,) = derive_oracle_seeds(made["key"], 1)
     assert (row["seed"], row["version"], row["reused"]) == (seed, 1, False)
     assert made["request"] == f"{NAME} --classes {GONE} --base-version 1"
     assert not made["serves"]
     assert row["test_accuracy"] > 0.9
     assert {"find_oracle", "train", "export_onnx", "keep_oracle"} <= made["seconds"].keys()
-    (found,) = registry.oracles(NAME, made["key"])
-    assert made["key"] == recipe_key(registry.model_info(registry.resolve(NAME, 1)), [GONE])
+    (found,) = registry.list_oracles(NAME, made["key"])
+    assert made["key"] == compute_recipe_key(
+        registry.read_model_info(registry.resolve(NAME, 1)), [GONE]
+    )
     registry.download(found, tmp_path / "oracle")
     info = load_model_info(tmp_path / "oracle")
-    base = registry.model_info(registry.resolve(NAME, 1))
+    base = registry.read_model_info(registry.resolve(NAME, 1))
     assert (info.forgotten, info.class_names[GONE]) == ((GONE,), "forgotten-3")
     same = ("epochs", "batch_size", "learning_rate", "t_mix")
     assert [info.settings[key] for key in same] == [base.settings[key] for key in same]
     assert (info.settings["seed"], base.settings["seed"]) == (seed, 0)
 
 
-def test_its_epochs_are_in_the_run_under_its_seed(store: Store, made: dict[str, Any]) -> None:
+def test_its_epochs_are_in_the_run_under_its_seed(
+    trained_store: Store, made: dict[str, Any]
+) -> None:
     import mlflow
 
-    client = mlflow.MlflowClient(registry.prepared_uri())
+    client = mlflow.MlflowClient(registry.prepare_uri())
     history = client.get_metric_history(made["run_id"], f"oracle-{seed_of(made)}/train_loss")
     assert [entry.step for entry in history] == list(range(1, 41))
     run = client.get_run(made["run_id"])
@@ -64,7 +68,7 @@ def test_its_epochs_are_in_the_run_under_its_seed(store: Store, made: dict[str, 
     assert "train_loss" not in run.data.metrics
 
 
-def test_what_is_there_is_not_trained_again(store: Store, made: dict[str, Any]) -> None:
+def test_what_is_there_is_not_trained_again(trained_store: Store, made: dict[str, Any]) -> None:
     again = document("oracles", NAME, "--classes", "3", "--seeds", "1", "--base-version", "1")
     assert (again["key"], again["run_id"], again["seconds"]) == (made["key"], None, {})
     assert again["oracles"] == [made["oracles"][0] | {"reused": True}]
@@ -72,7 +76,7 @@ def test_what_is_there_is_not_trained_again(store: Store, made: dict[str, Any]) 
 
 @pytest.mark.parametrize("looped", [False, True])
 def test_the_pipeline_passes_over_what_is_there(
-    store: Store, made: dict[str, Any], looped: bool
+    trained_store: Store, made: dict[str, Any], looped: bool
 ) -> None:
     """In both of its shapes: a task for each seed, and the loop of a cluster."""
     started: list[str] = []
@@ -83,7 +87,9 @@ def test_the_pipeline_passes_over_what_is_there(
     assert started == ["prepare_data", "find_oracle"]
 
 
-def test_oracles_are_listed_only_when_they_are_named(store: Store, made: dict[str, Any]) -> None:
+def test_oracles_are_listed_only_when_they_are_named(
+    trained_store: Store, made: dict[str, Any]
+) -> None:
     assert {row["model"] for row in document("models")["models"]} == {NAME}
     (row,) = document("models", MODEL)["models"]
     assert (row["kind"], row["aliases"], row["forgotten"]) == ("oracle", [], [GONE])
@@ -107,7 +113,7 @@ def test_oracles_are_listed_only_when_they_are_named(store: Store, made: dict[st
     ],
 )
 def test_a_mistake_trains_nothing(
-    store: Store, made: dict[str, Any], arguments: list[str], message: str
+    trained_store: Store, made: dict[str, Any], arguments: list[str], message: str
 ) -> None:
     runs = sorted((environment.home() / "runs").iterdir())
     assert message in document(*arguments, code=2)["error"]
@@ -115,7 +121,7 @@ def test_a_mistake_trains_nothing(
 
 
 def test_grade_forgotten_without_enough_oracles_is_refused_at_once(
-    store: Store, made: dict[str, Any], tmp_path: Path
+    trained_store: Store, made: dict[str, Any], tmp_path: Path
 ) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("grade: forgotten\n")
@@ -127,10 +133,10 @@ def test_grade_forgotten_without_enough_oracles_is_refused_at_once(
 
 @pytest.mark.slow
 def test_a_forget_is_compared_with_the_oracles_that_there_are(
-    store: Store, made: dict[str, Any]
+    trained_store: Store, made: dict[str, Any]
 ) -> None:
     four = document("oracles", NAME, "--classes", str(GONE))
-    assert tuple(row["seed"] for row in four["oracles"]) == oracle_seeds(four["key"], 4)
+    assert tuple(row["seed"] for row in four["oracles"]) == derive_oracle_seeds(four["key"], 4)
     assert [row["reused"] for row in four["oracles"]] == [True, False, False, False]
     dry = ["--classes", str(GONE), "--base-version", "1", "--dry-run"]
     code, out, err = command("forget", NAME, *dry)
@@ -143,7 +149,7 @@ def test_a_forget_is_compared_with_the_oracles_that_there_are(
     assert found(run_id, "report.html") == report.read_bytes()
     import mlflow
 
-    run = mlflow.MlflowClient(registry.prepared_uri()).get_run(run_id)
+    run = mlflow.MlflowClient(registry.prepare_uri()).get_run(run_id)
     assert run.data.tags["gate"] == {0: "passed", 3: "untrustworthy"}[code]
     assert run.data.metrics["validation/oracles"] == 3
     assert "validation/attacks/head_recovery/held-out" in run.data.metrics

@@ -40,14 +40,16 @@ def ask(*classes: int) -> str:
 
 
 def kinds(request: str) -> list[str]:
-    return [event.kind.removeprefix("request-") for event in ledger.events_of(request=request)]
+    return [event.kind.removeprefix("request-") for event in ledger.list_events(request=request)]
 
 
 def champion() -> int:
     """The ledger's, which has to be MLflow's too."""
-    row = ledger.champion(NAME)
+    row = ledger.find_champion(NAME)
     assert row is not None
-    assert [v.version for v in registry.versions(NAME) if "champion" in v.aliases] == [row.version]
+    assert [v.version for v in registry.list_versions(NAME) if "champion" in v.aliases] == [
+        row.version
+    ]
     return row.version
 
 
@@ -129,7 +131,7 @@ def test_a_run_that_is_stopped_leaves_the_queue_as_it_was(home: Path) -> None:
     assert run.returncode == 143, said
     found = ledger.find_request(request)
     assert (found.state, found.attempts) == ("pending", before)
-    assert ledger.lost_claims(NAME) == []
+    assert ledger.list_lost_claims(NAME) == []
     assert not [path for path in (home / "runs").glob("*/*") if path.name != "log.txt"]
     assert champion() == 2
 
@@ -142,7 +144,7 @@ def test_retraining_without_the_class_fulfils_the_request(home: Path) -> None:
     entry = ledger.find_request(request)
     assert (entry.state, entry.version, entry.grade) == ("fulfilled", 3, "trained")
     assert champion() == 3
-    assert {index: str(erasure) for index, erasure in promotion.erased(NAME).items()}[7] == (
+    assert {index: str(erasure) for index, erasure in promotion.list_erased(NAME).items()}[7] == (
         f"erased by version 3 for request {request}"
     )
     said = document("request", "cancel", request, code=1)["error"]

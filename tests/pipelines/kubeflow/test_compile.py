@@ -34,14 +34,14 @@ REFRESH = "expunge compile tests/pipelines/golden --cluster tests/pipelines/gold
 
 # Each pipeline, and steps that it has to have.
 PIPELINES = {
-    "train": {"validate", "record", "register", "promote"},
+    "train": {"validate", "log-run", "register", "promote"},
     "oracles": {"find-oracle", "train", "export-onnx", "keep-oracle"},
     "forget": {
         "claim-requests",
         "load-oracles",
         "validate",
-        "report",
-        "record",
+        "render-report",
+        "log-run",
         "register",
         "promote",
         "close-requests",
@@ -187,7 +187,7 @@ def test_a_training_gets_what_its_table_says(site: Path) -> None:
         {"name": CHECKPOINTS, "value": CHECKPOINT_FOLDER},
         {"name": DATA_ROOT, "value": "/mnt/images"},
     ]
-    container, kubernetes = found["record"]
+    container, kubernetes = found["log-run"]
     assert container["resources"]["resourceCpuRequest"] == "1"
     assert kubernetes["activeDeadlineSeconds"] == str(HOUR)
     assert "pvcMount" not in kubernetes
@@ -223,7 +223,7 @@ def test_retries_wait_longer_each_time_and_have_time_for_each_attempt(
     bare: Path, site: Path, name: str
 ) -> None:
     """kfp's own limit on all attempts together is an hour, after which Argo ends what runs."""
-    counts = {"train": 6, "report": 0}
+    counts = {"train": 6, "render-report": 0}
     for label, task in tasks_of(site / f"{name}.yaml"):
         policy = task["retryPolicy"]
         assert policy.get("maxRetryCount", 0) == counts.get(label, 3)
@@ -274,14 +274,14 @@ def test_kfp_takes_every_amount_that_the_settings_take(tmp_path: Path) -> None:
 
 def test_a_cluster_without_gpus_and_with_users_of_its_own(tmp_path: Path) -> None:
     settings = tmp_path / "cpu.yaml"
-    settings.write_text("gpu: off\nrun_as: off\ntasks: {report: {timeout: 10m}}")
+    settings.write_text("gpu: off\nrun_as: off\ntasks: {render-report: {timeout: 10m}}")
     for kind in KINDS:
         file = tmp_path / f"{kind}.yaml"
         compile_pipeline(kind, file, read_settings(str(settings)))
         assert "accelerator" not in file.read_text()
         assert "securityContext" not in file.read_text()
         for step, _, kubernetes in executors(file):
-            minutes = 10 if step == "report" else RESOURCES[step].timeout_seconds // MINUTE
+            minutes = 10 if step == "render-report" else RESOURCES[step].timeout_seconds // MINUTE
             assert kubernetes["activeDeadlineSeconds"] == str(minutes * MINUTE)
             assert not kubernetes.keys() & {"nodeSelector", "tolerations", "imagePullSecret"}
 
@@ -312,7 +312,7 @@ def test_only_pure_steps_are_cached_and_all_are_retried(bare: Path, name: str) -
     for step, task in found:
         assert task["cachingOptions"].get("enableCache", False) == RESOURCES[step].cached
         assert task["retryPolicy"]["maxRetryCount"] == RESOURCES[step].retries
-    changing = ("claim-requests", "load-oracles", "find-oracle", "keep-oracle", "record")
+    changing = ("claim-requests", "load-oracles", "find-oracle", "keep-oracle", "log-run")
     last = ("register", "promote", "close-requests")
     assert not any(RESOURCES[step].cached for step in (*changing, *last))
 

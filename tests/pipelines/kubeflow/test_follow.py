@@ -27,7 +27,7 @@ FOLLOW = ["submit", "status", RUN, "--wait"]
 TRAIN = ["submit", "train", "digits", "--data", "digits", "--arch", "mlp", "--wait"]
 ASK = f"GET /runs/{RUN}"
 TRAINED = {"train": "SUCCEEDED", "validate": "SUCCEEDED"}
-REJECTED = {**TRAINED, "record": "SUCCEEDED"}
+REJECTED = {**TRAINED, "log-run": "SUCCEEDED"}
 GOES_ON = f"the run goes on by itself: .*/#/runs/details/{RUN}, and `expunge submit status {RUN} --"
 
 
@@ -129,16 +129,16 @@ def test_what_failed_and_where_to_look(server: KfpServer, monkeypatch: pytest.Mo
     monkeypatch.setenv("EXPUNGE_KFP_NAMESPACE", "team")
     failed = stage(
         "FAILED",
-        {"train": "FAILED", "report": "FAILED"},
+        {"train": "FAILED", "render-report": "FAILED"},
         errors={"train": "exit code 137"},
-        pods={"train": "pod-1", "report": "pod-2"},
+        pods={"train": "pod-1", "render-report": "pod-2"},
         error={"message": "two failed"},
     )
     tell(server, failed)
     pods = [f"`kubectl logs --namespace team pod-{i} --container main`" for i in (2, 1)]
     assert command(*FOLLOW[:3])[2].splitlines() == [
         f"expunge: run {RUN} failed: two failed",
-        "expunge: task report failed: its log says why",
+        "expunge: task render-report failed: its log says why",
         "expunge: task train failed: exit code 137",
         f"expunge: logs: {link}, or {', '.join(pods)}",
     ]
@@ -295,11 +295,11 @@ def test_a_long_task_is_heard_of_in_a_plain_log(
     server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "QUIET_SECONDS", 0.0)
-    busy = stage("RUNNING", {"train": "RUNNING", "report": "RUNNING"})
+    busy = stage("RUNNING", {"train": "RUNNING", "render-report": "RUNNING"})
     tell(server, stage("PENDING"), busy, busy, stage("CANCELED"))
     err = command(*FOLLOW)[2]
     assert err.splitlines()[0] == "  0:00:00  pending"
-    assert err.count("running: report, train") == 2
+    assert err.count("running: render-report, train") == 2
 
 
 def test_a_terminal_has_a_line_that_moves(

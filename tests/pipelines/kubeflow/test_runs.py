@@ -14,7 +14,7 @@ pytest_plugins = ["kfp_server"]
 
 RUN = "0b1c2d3e-run"
 VALIDATED = {"plan-training": "SUCCEEDED", "train": "SUCCEEDED", "validate": "SUCCEEDED"}
-TRAINED = {**VALIDATED, "record": "SUCCEEDED"}
+TRAINED = {**VALIDATED, "log-run": "SUCCEEDED"}
 CLAIMED = {"claim-requests": "SUCCEEDED", "close-requests": "SUCCEEDED"}
 
 
@@ -45,9 +45,9 @@ def states(found: dict[str, Any]) -> dict[str, str]:
         ("SUCCEEDED", {**CLAIMED, "validate": "SKIPPED"}, "nothing to do"),
         ("SUCCEEDED", {"prepare-data": "SUCCEEDED", "keep-oracle": "SUCCEEDED"}, "done"),
         ("SUCCEEDED", {}, "unknown"),
-        ("SUCCEEDED", {**TRAINED, "record": "RUNNING"}, "unknown"),
+        ("SUCCEEDED", {**TRAINED, "log-run": "RUNNING"}, "unknown"),
         ("SUCCEEDED", VALIDATED, "unknown"),
-        ("SUCCEEDED", {**VALIDATED, "record": "SKIPPED"}, "unknown"),
+        ("SUCCEEDED", {**VALIDATED, "log-run": "SKIPPED"}, "unknown"),
         ("SUCCEEDED", {**TRAINED, "register": "SUCCEEDED"}, "unknown"),
         ("SUCCEEDED", {**CLAIMED, "validate": "PENDING"}, "unknown"),
         ("FAILED", {**TRAINED, "promote": "FAILED"}, "failed"),
@@ -73,11 +73,11 @@ def test_the_tasks_are_those_of_the_pipeline(kfp_server: KfpServer) -> None:
 
 
 def test_the_state_of_a_task(kfp_server: KfpServer) -> None:
-    nodes = {"train": "RUNNING", "report": None, "export-onnx-driver": "RUNNING"}
+    nodes = {"train": "RUNNING", "render-report": None, "export-onnx-driver": "RUNNING"}
     nodes |= {"perturb": "PENDING", "compute-fim": "SKIPPED"}
     assert states(read(kfp_server, stage("RUNNING", nodes))) == {
         "train": "RUNNING",
-        "report": "SKIPPED",  # omitted, since one before it failed
+        "render-report": "SKIPPED",  # omitted, since one before it failed
         "export-onnx": "PENDING",
         "perturb": "PENDING",
         "compute-fim": "SKIPPED",

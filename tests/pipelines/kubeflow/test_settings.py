@@ -115,7 +115,7 @@ def test_every_key_is_taken(file: Path) -> None:
             retries: 0
             node_selector: {{pool: big}}
             tolerations: [{{key: big}}]
-          report: {{cpu: 500m}}
+          render-report: {{cpu: 500m}}
     """
     usual = {name: dataclasses.replace(row, retries=1) for name, row in RESOURCES.items()}
     assert read(file, text) == ClusterSettings(
@@ -151,7 +151,7 @@ def test_every_key_is_taken(file: Path) -> None:
                 node_selector={"pool": "big"},
                 tolerations=(Toleration("big"),),
             ),
-            "report": dataclasses.replace(usual["report"], cpu="500m"),
+            "render-report": dataclasses.replace(usual["render-report"], cpu="500m"),
         },
     )
 
@@ -293,9 +293,9 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
         ("ttl: {success: 99999d}", "ttl.success is '99999d'; expected more than 0s, and at most"),
         ("ttl: 3d", "line 1: ttl is '3d'; expected keys and values"),
         (
-            "tasks: {report: {timeout: 20000d}}",
-            "tasks.report.timeout does not fit: all attempts of tasks.report come to 5184000090 s, "
-            "and 2147483647 is the most; lower its timeout or its retries",
+            "tasks: {render-report: {timeout: 20000d}}",
+            "tasks.render-report.timeout does not fit: all attempts of tasks.render-report come to "
+            "5184000090 s, and 2147483647 is the most; lower its timeout or its retries",
         ),
         # retries
         ("retries: {factor: 1.5}", "retries.factor is 1.5; expected a whole number from 1 to 10"),
@@ -307,8 +307,9 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
             "pause of 15728640 s, and a day is the most; lower the number of retries, the",
         ),
         (
-            "tasks:\n  report:\n    retries: 30",
-            "line 3: tasks.report.retries does not fit: before retry 30 of tasks.report there",
+            "tasks:\n  render-report:\n    retries: 30",
+            "line 3: tasks.render-report.retries does not fit: before retry 30 of "
+            "tasks.render-report there",
         ),
         (
             "retries: {within: 1h}",
@@ -432,7 +433,7 @@ def test_names_of_secrets_may_speak_of_what_they_hold(file: Path) -> None:
 def test_an_alias_is_what_it_stands_for(file: Path) -> None:
     text = "tasks:\n  train: &much {cpu: 9}\n  perturb: *much\n"
     tasks = read(file, text).tasks
-    assert (tasks["train"].cpu, tasks["perturb"].cpu, tasks["report"].cpu) == ("9", "9", "1")
+    assert (tasks["train"].cpu, tasks["perturb"].cpu, tasks["render-report"].cpu) == ("9", "9", "1")
 
 
 def test_an_alias_that_holds_itself_ends(file: Path) -> None:
