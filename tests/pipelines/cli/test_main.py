@@ -163,7 +163,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_starts_without_the_heavy_imports() -> None:
     code = (
-        "import sys; from expunge_pipelines import cli; cli.main(['--help']); "
+        "import sys; from expunge_pipelines.cli.main import main; main(['--help']); "
         "print(sorted({'torch', 'mlflow', 'kfp', 'torchvision', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
