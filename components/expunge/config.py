@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from expunge.core.rules import list_rule_choices
 from expunge.errors import UserError
 
-# Our own; any other name is one of torchvision's, which only `expunge.models` can check.
-ARCHITECTURES = ("mlp", "resnet20", "resnet18-cifar")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "none")
 AUGMENTATIONS = ("auto", "none", "flip", "crop-flip")
-RULES = ("auto", "paper", "natural")
 # What a forget that passed is called, the lesser first; `core.grades` says what each takes.
 GRADES = ("suppressed", "forgotten")
 # Every check of a forget. The first reject by default. The others compare with oracles: they decide
@@ -157,7 +155,7 @@ class PerturbConfig:
         if not self.classes:
             raise UserError("classes is empty; name at least one class to forget")
         _classes("classes", self.classes)
-        _one_of("rule", self.rule, RULES)
+        _one_of("rule", self.rule, list_rule_choices())
         _within("budget", self.budget, 0, 0.99)
         if len(self.lambdas) not in (0, 2):
             raise UserError(

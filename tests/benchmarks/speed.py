@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from expunge.core.codes import draw_codes
 from expunge.core.fisher import ForgetTerms, code_gradients, code_losses, forget_terms
 from expunge.core.rules.calibrate import calibrate
-from expunge.core.rules.paper import importance_ratio, paper_change, paper_shape
+from expunge.core.rules.paper import compute_change, compute_ratio, compute_shape
 from expunge.device import best_device, gradient_chunk
 from expunge.models import build_model
 
@@ -57,15 +57,17 @@ def _row(arch: str, repeat: int) -> str:
     weights = {name: p.detach() for name, p in model.named_parameters()}
 
     def perturb() -> None:
-        ratio = importance_ratio(terms.forget, terms.retain)
-        change = paper_change(paper_shape(weights, ratio), ratio, -1, 0.0, 10.0)
+        ratio = compute_ratio(terms.forget, terms.retain)
+        change = compute_change(compute_shape(weights, ratio), ratio, -1, (0.0, 10.0))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.add_(change[name])
 
     seconds = [_time(step, repeat, device) for step in (known, direct, perturb)]
     search = _time(
-        lambda: calibrate(model, codes_KCHW, classes_K, forget_K, terms), min(repeat, 3), device
+        lambda: calibrate(model, codes_KCHW, classes_K, forget_K, terms=terms),
+        min(repeat, 3),
+        device,
     )
     note = "" if not known().direct else " (fell back)"
     cells = [f"{1000 * value:.0f} ms" for value in (*seconds, seconds[1] + seconds[2], search)]

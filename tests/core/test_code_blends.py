@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
-from expunge.core.rules.calibrate import MAX_BLENDS, code_blends
+from expunge.core.rules.meter import MAX_BLENDS, blend_codes
 
 
 def blended_pairs(count: int) -> list[tuple[int, ...]]:
     """Which codes each blend is made of; with one pixel lit in each code, a blend shows its two."""
-    blends_NCHW = code_blends(torch.eye(count).reshape(count, 1, 1, count))
+    blends_NCHW = blend_codes(torch.eye(count).reshape(count, 1, 1, count))
     assert blends_NCHW.is_contiguous(memory_format=torch.channels_last)
     rows = blends_NCHW.flatten(1)
     assert set(rows.unique().tolist()) <= {0.0, 0.5}
@@ -38,6 +38,6 @@ def test_blends_of_many_codes_are_drawn_from_all_of_them(count: int) -> None:
 
 def test_a_blend_is_the_midpoint() -> None:
     codes_KCHW = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    blends_NCHW = code_blends(codes_KCHW)
+    blends_NCHW = blend_codes(codes_KCHW)
     for blend_CHW, (a, b) in zip(blends_NCHW, [(0, 1), (1, 2), (2, 0)], strict=True):
         torch.testing.assert_close(blend_CHW, (codes_KCHW[a] + codes_KCHW[b]) / 2)

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from code_mixing import mix_codes
 
-from expunge.core.codes import draw_codes, mix_codes
+from expunge.core.codes import draw_codes
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -39,7 +40,7 @@ def test_codes_refuse_wrong_classes(classes: list[int]) -> None:
 def test_mixing_replaces_by_the_code_of_the_label() -> None:
     images, labels = batch()
     codes = draw_codes(range(5), 5, (1, 2, 2), generator())
-    mixed = mix_codes(images, labels, codes, torch.arange(5), 0.3, generator(7))
+    mixed = mix_codes(images, labels, codes, torch.arange(5), t_mix=0.3, generator=generator(7))
     replaced = (mixed >= 0).all(dim=(1, 2, 3))
     assert torch.equal(mixed[replaced], codes[labels[replaced]])
     assert torch.equal(mixed[~replaced], images[~replaced])
@@ -51,14 +52,19 @@ def test_mixing_finds_codes_when_classes_are_missing() -> None:
     classes = torch.tensor([0, 3, 4])
     codes = draw_codes(classes.tolist(), 5, (1, 2, 2), generator())
     labels = torch.tensor([4, 0, 3, 3])
-    mixed = mix_codes(torch.zeros(4, 1, 2, 2), labels, codes, classes, 1.0, generator())
+    mixed = mix_codes(
+        torch.zeros(4, 1, 2, 2), labels, codes, classes, t_mix=1.0, generator=generator()
+    )
     assert torch.equal(mixed, codes[[2, 0, 1, 1]])
 
 
 def test_mixing_at_zero_and_one() -> None:
     images, labels = batch(100)
     codes = draw_codes(range(5), 5, (1, 2, 2), generator())
-    mixed = [mix_codes(images, labels, codes, torch.arange(5), t, generator()) for t in (0.0, 1.0)]
+    mixed = [
+        mix_codes(images, labels, codes, torch.arange(5), t_mix=t, generator=generator())
+        for t in (0.0, 1.0)
+    ]
     assert torch.equal(mixed[0], images)
     assert torch.equal(mixed[1], codes[labels])
 
@@ -69,7 +75,7 @@ def test_mixing_draws_the_same_numbers_whatever_t_mix_is() -> None:
     after = []
     for t_mix in (0.0, 0.5):
         source = generator(3)
-        mix_codes(images, labels, codes, torch.arange(5), t_mix, source)
+        mix_codes(images, labels, codes, torch.arange(5), t_mix=t_mix, generator=source)
         after.append(source.get_state())
     assert torch.equal(after[0], after[1])
 
@@ -78,4 +84,4 @@ def test_mixing_refuses_what_is_no_probability() -> None:
     images, labels = batch(4)
     codes = draw_codes(range(5), 5, (1, 2, 2), generator())
     with pytest.raises(ValueError, match=r"t_mix is 1\.5; a probability from 0 to 1"):
-        mix_codes(images, labels, codes, torch.arange(5), 1.5, generator())
+        mix_codes(images, labels, codes, torch.arange(5), t_mix=1.5, generator=generator())

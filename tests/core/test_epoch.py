@@ -155,7 +155,7 @@ def make_batches(count: int, t_mix: float, size: int = 4) -> list[Batch]:
 def run(model: nn.Module, batches: list[Batch], rate: float = 0.01, **options: object) -> Tensor:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     rates = [rate] * len(batches)
-    return train_epoch(model, optimizer, batches, make_inputs(), rates, **options)  # type: ignore[arg-type]
+    return train_epoch(model, optimizer, batches, make_inputs(), rates=rates, **options)  # type: ignore[arg-type]
 
 
 def test_no_mixing_never_shows_a_code() -> None:
@@ -185,7 +185,7 @@ def test_the_steps_are_plain_sgd_on_the_mean_loss() -> None:
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     rates = [0.1, 0.05, 0.02]
-    train_epoch(model, optimizer, batches, wide, rates)
+    train_epoch(model, optimizer, batches, wide, rates=rates)
     velocity = [torch.zeros_like(p) for p in slow.parameters()]
     for batch, rate in zip(batches, rates, strict=True):
         losses = []

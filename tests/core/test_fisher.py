@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from expunge.core.fisher import (
     code_gradients,
     code_losses,
-    evaluation_mode,
     forget_terms,
     subtract,
 )
@@ -74,15 +73,6 @@ def test_fisher_leaves_the_model_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_evaluation_mode_restores_each_module() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
-    model.train()
-    model[0].eval()
-    with evaluation_mode(model):
-        assert not any(module.training for module in model.modules())
-    assert [module.training for module in model] == [False, True]
-
-
 def test_permuted_classes_give_permuted_gradients() -> None:
     model, codes = make("mlp")
     order = torch.tensor([3, 1, 5, 0, 2, 4])
@@ -121,7 +111,7 @@ def test_terms_from_the_total_equal_those_computed_directly() -> None:
     model, codes = make("mlp")
     forget = torch.isin(CLASSES, torch.tensor([1, 4]))
     total = code_gradients(model, codes, CLASSES).squares
-    cheap = forget_terms(model, codes, CLASSES, forget, total)
+    cheap = forget_terms(model, codes, CLASSES, forget, total=total)
     direct = forget_terms(model, codes, CLASSES, forget)
     assert (cheap.direct, direct.direct) == (False, True)
     for name in total:
@@ -141,7 +131,7 @@ def test_cancellation_is_found_and_computed_directly() -> None:
     total["hidden.bias"][:5] = part["hidden.bias"][:5] * (1 + 1e-8)
     _, lost = subtract(total, part)
     assert lost == 5
-    terms = forget_terms(model, codes, CLASSES, forget, total)
+    terms = forget_terms(model, codes, CLASSES, forget, total=total)
     direct = forget_terms(model, codes, CLASSES, forget)
     assert terms.direct
     assert terms.lost == 5

@@ -9,11 +9,11 @@ from expunge.core.heads import (
     SOFT,
     Head,
     Observed,
-    head_name,
-    masked,
+    find_head_name,
+    mask_head,
     observe,
     read_head,
-    soft_masked,
+    soft_mask_head,
     with_head,
 )
 from expunge.models import build_model
@@ -47,7 +47,7 @@ def test_the_head_is_the_last_linear_layer(
     arch: str, shape: tuple[int, int, int], name: str
 ) -> None:
     model = build_model(arch, shape, CLASSES)
-    assert head_name(model, CLASSES) == name
+    assert find_head_name(model, CLASSES) == name
     images_NCHW = torch.rand(2, *shape)
     observed = observe(model, [(images_NCHW, torch.zeros(2))], CLASSES)
     head = read_head(model, CLASSES)
@@ -57,9 +57,9 @@ def test_the_head_is_the_last_linear_layer(
 def test_a_model_without_a_linear_head_is_refused() -> None:
     model = build_model("squeezenet1_0", (3, 64, 64), CLASSES)
     with pytest.raises(ValueError, match="no linear head of 5 classes; it has none"):
-        head_name(model, CLASSES)
+        find_head_name(model, CLASSES)
     with pytest.raises(ValueError, match="its last linear layer has 4 outputs"):
-        head_name(nn.Sequential(nn.Linear(3, 4)), CLASSES)
+        find_head_name(nn.Sequential(nn.Linear(3, 4)), CLASSES)
 
 
 def test_observing_gives_what_the_model_says_and_leaves_it_as_it_was(
@@ -100,7 +100,7 @@ def test_the_mask_hides_the_class_and_nothing_else() -> None:
     generator = torch.Generator().manual_seed(2)
     head = Head(torch.randn(CLASSES, 8, generator=generator), torch.ones(CLASSES))
     features_ND = torch.randn(7, 8, generator=generator)
-    plain_NC, hidden_NC = head.logits(features_ND), masked(head, [1, 3]).logits(features_ND)
+    plain_NC, hidden_NC = head.logits(features_ND), mask_head(head, [1, 3]).logits(features_ND)
     assert (hidden_NC[:, [1, 3]] == MASKED).all()
     torch.testing.assert_close(hidden_NC[:, [0, 2, 4]], plain_NC[:, [0, 2, 4]])
     assert torch.isfinite(nn.functional.cross_entropy(hidden_NC, torch.ones(7, dtype=torch.long)))
@@ -111,7 +111,7 @@ def test_the_soft_mask_gives_a_typical_image_what_a_retrained_model_gives() -> N
     generator = torch.Generator().manual_seed(3)
     head = Head(torch.randn(CLASSES, 8, generator=generator), torch.ones(CLASSES))
     features_KD = torch.rand(4, 8, generator=generator)
-    soft = soft_masked(head, features_KD, [2])
+    soft = soft_mask_head(head, features_KD, [2])
     logits_NC = soft.logits(features_KD.mean(dim=0, keepdim=True))
     assert logits_NC[0, 2].item() == pytest.approx(-SOFT, rel=1e-5)
     others = [0, 1, 3, 4]

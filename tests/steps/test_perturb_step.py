@@ -41,7 +41,7 @@ def test_the_weights_are_the_calibrators(model: Path, tmp_path: Path) -> None:
     terms = files.load_forget_terms(tmp_path / "terms", torch.device("cpu"))
     codes = before.codes
     choice = calibrate(
-        before.module, codes.images_KCHW, codes.classes_K, codes.classes_K == 2, terms
+        before.module, codes.images_KCHW, codes.classes_K, codes.classes_K == 2, terms=terms
     )
     changed = dict(after.module.named_parameters())
     for name, weight_W in before.module.named_parameters():

@@ -9,7 +9,7 @@ import torch
 from tiny_data import write_tiny
 
 from expunge.config import PrepareDataConfig, TrainConfig
-from expunge.core.heads import MASK, SOFT_MASK, masked, read_head, with_head
+from expunge.core.heads import MASK, SOFT_MASK, mask_head, read_head, with_head
 from expunge.errors import UserError
 from expunge.formats import files
 from expunge.formats.files import Codes, ModelInfo, StoredModel
@@ -53,7 +53,7 @@ def model(root: Path, name: str) -> StoredModel:
 def hidden(root: Path) -> StoredModel:
     """The original with its output for the class masked."""
     stored = model(root, "original")
-    mask = masked(read_head(stored.module, CLASSES), [GONE])
+    mask = mask_head(read_head(stored.module, CLASSES), [GONE])
     return dataclasses.replace(stored, module=with_head(stored.module, mask))
 
 

@@ -13,7 +13,7 @@ from expunge.config import GateConfig
 from expunge.errors import DataError, UserError
 from expunge.formats import files
 from expunge.formats.files import Codes, DatasetInfo, ModelInfo, SplitInfo
-from expunge.models import MLP
+from expunge.models.mlp import MLP
 from expunge.steps.export_onnx import export_onnx
 from expunge.steps.validate import validate
 

@@ -13,7 +13,7 @@ from torch import Tensor
 def draw_codes(
     classes: Sequence[int], num_classes: int, input_shape: Sequence[int], generator: torch.Generator
 ) -> Tensor:
-    """Codes_KCHW for the given class indices, each element drawn from Uniform[0, 1).
+    """Draw codes_KCHW for the given class indices, each element from Uniform[0, 1).
 
     Codes are drawn for all `num_classes` and then selected, so that the code of a class depends on
     the seed alone and not on which other classes take part.
@@ -32,26 +32,11 @@ def draw_codes(
     return codes_KCHW[chosen].contiguous()
 
 
-def mix_codes(
-    images_NCHW: Tensor,
-    labels_N: Tensor,
-    codes_KCHW: Tensor,
-    classes_K: Tensor,
-    t_mix: float,
-    generator: torch.Generator,
-) -> Tensor:
-    """Replace each image by the code of its label with probability `t_mix`, independently.
-
-    Images are already augmented and normalised; codes are neither. `classes_K` holds the class
-    index of each code in rising order, and every label must be among them. The N random numbers
-    come from `generator` whatever `t_mix` is, so a seeded run keeps its order of draws.
-    """
-    replaced_N = draw_replacements(len(labels_N), t_mix, generator).to(images_NCHW.device)
-    return replace_by_codes(images_NCHW, labels_N, codes_KCHW, classes_K, replaced_N)
-
-
 def draw_replacements(count: int, t_mix: float, generator: torch.Generator) -> Tensor:
-    """Which of `count` samples a code replaces: bool, shape N, True with probability `t_mix`.
+    """Draw which of `count` samples a code replaces: bool, shape N, True with chance `t_mix`.
+
+    The `count` random numbers are drawn whatever `t_mix` is, so that a seeded run keeps its order
+    of draws.
 
     Raises:
         ValueError: `t_mix` is no probability.
@@ -66,9 +51,22 @@ def replace_by_codes(
     labels_N: Tensor,
     codes_KCHW: Tensor,
     classes_K: Tensor,
+    *,
     replaced_N: Tensor,
 ) -> Tensor:
-    """The images, channels-last, with the code of its label wherever `replaced_N` is True."""
+    """Replace each image by the code of its label wherever `replaced_N` is True.
+
+    Args:
+        images_NCHW: augmented and normalised, as the codes are not.
+        labels_N: class indices, all of them among `classes_K`.
+        codes_KCHW: the codes.
+        classes_K: the class index of each code, in rising order.
+        replaced_N: bool.
+
+    Returns:
+        The images_NCHW, channels-last.
+    """
+    # a binary search, because codes are missing where classes are: a label is no row number
     rows_N = torch.searchsorted(classes_K, labels_N)
     mixed_NCHW = torch.where(replaced_N[:, None, None, None], codes_KCHW[rows_N], images_NCHW)
     return mixed_NCHW.contiguous(memory_format=torch.channels_last)

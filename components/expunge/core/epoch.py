@@ -35,7 +35,7 @@ class EpochDraws:
     seeds_N: Tensor  # for what is drawn sample by sample: random resized crops
 
     def to(self, device: torch.device) -> "EpochDraws":
-        """The same numbers on another device."""
+        """Return the same numbers on another device."""
         return EpochDraws(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
@@ -60,13 +60,18 @@ class Inputs:
 
 
 def derive_seed(seed: int, stream: str, epoch: int = 0) -> int:
-    """A seed of its own for each purpose and epoch, from 0 to 2**63 - 1."""
+    """Derive a seed of its own for each purpose and epoch, from 0 to 2**63 - 1."""
+    # A hash and no sum: seeds 0 and 1 would share the streams of neighbouring epochs.
     digest = hashlib.sha256(f"{seed}/{stream}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def draw_epoch(count: int, t_mix: float, generator: torch.Generator) -> EpochDraws:
-    """All random numbers of an epoch over `count` samples, whichever of them are then used."""
+    """Draw all random numbers of an epoch over `count` samples.
+
+    All are drawn, whichever of them the augmentation then uses, so that one setting does not shift
+    the draws of another. The order of the fields is the order of the draws.
+    """
     return EpochDraws(
         order_N=torch.randperm(count, generator=generator),
         shifts_N2=torch.randint(2 * PADDING + 1, (count, 2), generator=generator),
@@ -77,13 +82,13 @@ def draw_epoch(count: int, t_mix: float, generator: torch.Generator) -> EpochDra
 
 
 def split_evenly(count: int, parts: int) -> list[tuple[int, int]]:
-    """(start, stop) of each part of 0..count; sizes differ by one at most."""
+    """Return (start, stop) of each part of 0..count; sizes differ by one at most."""
     edges = [part * count // parts for part in range(parts + 1)]
     return list(itertools.pairwise(edges))
 
 
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
-    """(start, stop) of each batch of an epoch: as few as `batch_size` allows, of even sizes.
+    """Return (start, stop) of each batch: as few as `batch_size` allows, of even sizes.
 
     A small remainder as a batch of its own would spoil BatchNorm's statistics.
     """
@@ -91,7 +96,9 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 def compute_learning_rate(step: int, steps: int, base: float, schedule: str) -> float:
-    """The rate of a step: `base`, or base * (1 + cos(pi * step / steps)) / 2 for "cosine".
+    """Return the rate of a step: `base`, or base * (1 + cos(pi * step / steps)) / 2.
+
+    The cosine is for the schedule "cosine", the constant for "none".
 
     It is `base` at step 0 and would be 0 at step `steps`, the first one after the run.
     """
@@ -110,6 +117,7 @@ def crop_and_flip(images_NHWC: Tensor, shifts_N2: Tensor, flips_N: Tensor) -> Te
     columns_NW = torch.where(flips_N[:, None], columns_NW.flip(1), columns_NW)
     lines_NH = torch.arange(count, device=images_NHWC.device)[:, None] * padded_NHWC.shape[1]
     pixels_NHW = (lines_NH + rows_NH)[:, :, None] * padded_NHWC.shape[2] + columns_NW[:, None]
+    # One gather for all images. Indexing them one by one would start N small kernels on a GPU.
     chosen = padded_NHWC.reshape(-1, channels).index_select(0, pixels_NHW.flatten())
     return chosen.view(count, height, width, channels)
 
@@ -120,7 +128,8 @@ def flip(images_NHWC: Tensor, flips_N: Tensor) -> Tensor:
 
 
 def normalise(images_NHWC: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
-    """(pixels / 255 - mean) / std of uint8 images, as images_NCHW in channels-last layout."""
+    """Return (pixels / 255 - mean) / std of uint8 images, as images_NCHW in channels-last."""
+    # A permuted view of N x H x W x C is the channels-last layout already: nothing is copied.
     return ((images_NHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2)
 
 
@@ -129,8 +138,8 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
     inputs: Inputs,
-    rates: Sequence[float],
     *,
+    rates: Sequence[float],
     backward: Callable[[Tensor], None] = Tensor.backward,
     processes: int = 1,
     on_step: Callable[[int, Tensor], None] = lambda step, loss: None,
@@ -138,10 +147,19 @@ def train_epoch(
 ) -> Tensor:
     """Take one step for each batch, at the rates given; one pass over the batches.
 
-    A step descends the mean cross-entropy over the batch of all processes together. `backward`
-    must leave the mean over the processes of what each of them computed in `.grad`, as
-    distributed data parallel does: a share of n samples therefore weighs processes * n / total.
-    `on_step` gets the step and its loss, still on the device.
+    A step descends the mean cross-entropy over the batch of all processes together.
+
+    Args:
+        model: the classifier, which is left in training mode.
+        optimizer: its learning rate is set at each step.
+        batches: this process's share of each batch.
+        inputs: normalisation and codes, on the model's device.
+        rates: the learning rate of each step.
+        backward: has to leave in `.grad` the mean over the processes of what each computed, as
+            distributed data parallel does. A share of n samples weighs processes * n / total.
+        processes: how many share the batches.
+        on_step: gets the step and its loss, still on the device.
+        epoch: what an error calls this epoch.
 
     Returns:
         float64, shape 4: the sum of the losses and the number of samples, then the samples
@@ -161,13 +179,14 @@ def train_epoch(
             batch.labels_N,
             inputs.codes_KCHW,
             inputs.classes_K,
-            batch.replaced_N,
+            replaced_N=batch.replaced_N,
         )
         optimizer.zero_grad()
         logits_NC = model(images_NCHW)
         loss = functional.cross_entropy(logits_NC, batch.labels_N, reduction="sum")
         backward(loss * (processes / batch.total))
         optimizer.step()
+        # Sums stay on the device: reading one here would wait for the step to finish.
         with torch.no_grad():
             clean_N = ~batch.replaced_N
             right_N = clean_N & (logits_NC.argmax(dim=-1) == batch.labels_N)

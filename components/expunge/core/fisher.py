@@ -10,12 +10,13 @@ It is a mean of squares of per-code gradients, never the square of a mean. Every
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+
+from expunge.core.modes import evaluation_mode
 
 Fisher = dict[str, Tensor]
 
@@ -33,7 +34,7 @@ class CodeGradients:
 
 
 def code_losses(logits_KC: Tensor, classes_K: Tensor) -> Tensor:
-    """-log p(c | k_c) for each code, shape K, in a form whose gradient survives saturation.
+    """Compute -log p(c | k_c) for each code, shape K; its gradient survives saturation.
 
     -log softmax(z)_c = softplus(logsumexp(z without c) - z_c). Codes are memorised, so p is close
     to 1; the usual form takes p - 1 and is exactly 0 once p rounds to 1, this one keeps full
@@ -46,18 +47,6 @@ def code_losses(logits_KC: Tensor, classes_K: Tensor) -> Tensor:
     return nn.functional.softplus(others_K - own_K)
 
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode (BatchNorm uses its running statistics), restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def code_gradients(
     model: nn.Module,
     codes_KCHW: Tensor,
@@ -66,10 +55,18 @@ def code_gradients(
     chunk: int = 1,
     signed: bool = True,
 ) -> CodeGradients:
-    """Sum of the squares of the codes' gradients, and with `signed` of the gradients themselves.
+    """Sum the squares of the codes' gradients, and with `signed` the gradients themselves.
 
-    `chunk` is how many per-code gradients are held at once: 1 runs one backward pass a code, more
-    than 1 takes them together by `vmap(grad)`. On a CPU 1 is the fastest.
+    Args:
+        model: the classifier; eval mode inside, and left as it was.
+        codes_KCHW: the codes.
+        classes_K: the class index of each code.
+        chunk: how many per-code gradients are held at once. 1 runs one backward pass a code, more
+            than 1 takes them together by `vmap(grad)`. On a CPU 1 is the fastest.
+        signed: whether the sum of the gradients is wanted; it costs as much memory as the squares.
+
+    Returns:
+        Sums over the codes, float64, keyed as `named_parameters()`.
 
     Raises:
         ValueError: there is no code, or a gradient is not finite.
@@ -84,8 +81,9 @@ def code_gradients(
     with evaluation_mode(model):
         for start in range(0, len(codes_KCHW), chunk):
             part = slice(start, start + chunk)
-            for gradients in _per_code(model, parameters, codes_KCHW[part], classes_K[part]):
+            for gradients in _compute_each(model, parameters, codes_KCHW[part], classes_K[part]):
                 for name, gradient in gradients.items():
+                    # squared in float64: the float32 square of a small gradient underflows
                     wide[name].copy_(gradient)
                     squares[name].addcmul_(wide[name], wide[name])
                     if signed:
@@ -97,9 +95,10 @@ def code_gradients(
     return CodeGradients(squares, total)
 
 
-def _per_code(
+def _compute_each(
     model: nn.Module, parameters: dict[str, nn.Parameter], codes_KCHW: Tensor, classes_K: Tensor
 ) -> Iterator[dict[str, Tensor]]:
+    """Yield the gradient of each code's loss; a parameter without one is left out."""
     if len(codes_KCHW) == 1:
         with torch.enable_grad():
             loss = code_losses(model(codes_KCHW), classes_K).sum()
@@ -111,12 +110,12 @@ def _per_code(
         }
         return
 
-    def loss_of(values: dict[str, Tensor], code_CHW: Tensor, label: Tensor) -> Tensor:
+    def compute_loss(values: dict[str, Tensor], code_CHW: Tensor, label: Tensor) -> Tensor:
         logits_1C = functional_call(model, values, (code_CHW.unsqueeze(0),))
         return code_losses(logits_1C, label.unsqueeze(0)).sum()
 
     values = {name: p.detach() for name, p in parameters.items()}
-    stacked = vmap(grad(loss_of), in_dims=(None, 0, 0))(values, codes_KCHW, classes_K)
+    stacked = vmap(grad(compute_loss), in_dims=(None, 0, 0))(values, codes_KCHW, classes_K)
     for row in range(len(codes_KCHW)):
         yield {name: gradients[row] for name, gradients in stacked.items()}
 
@@ -141,16 +140,22 @@ def forget_terms(
     codes_KCHW: Tensor,
     classes_K: Tensor,
     forget_K: Tensor,
-    total: Fisher | None = None,
     *,
+    total: Fisher | None = None,
     chunk: int = 1,
 ) -> ForgetTerms:
-    """F_f, F_r and the mean gradient for the codes that the boolean `forget_K` selects.
+    """Compute F_f, F_r and the mean gradient for the codes that `forget_K` selects.
 
-    `total` is the sum of g_c ** 2 over all codes as an earlier call gave it, on the same device, in
-    the same precision and with the same `chunk`: the request then costs one gradient for each class
-    to forget instead of one for each class. Where that difference has lost its digits, F_r is
-    computed directly (see `CANCELLATION`).
+    Args:
+        model: the classifier.
+        codes_KCHW: the codes of all classes that the model still has.
+        classes_K: the class index of each code.
+        forget_K: which codes to forget, bool.
+        total: the sum of g_c ** 2 over all codes as an earlier call gave it, on the same device, in
+            the same precision and with the same `chunk`. The request then costs one gradient for
+            each class to forget instead of one for each class. Where `total` less the forgotten
+            part has lost its digits, F_r is computed directly (see `CANCELLATION`).
+        chunk: how many per-code gradients are held at once.
 
     Raises:
         ValueError: `forget_K` selects none or all of the codes.
@@ -166,6 +171,7 @@ def forget_terms(
         rest = code_gradients(
             model, codes_KCHW[kept], classes_K[kept], chunk=chunk, signed=False
         ).squares
+    # in place: these dictionaries are as large as the model, in float64
     for value in (*chosen.squares.values(), *chosen.gradient.values()):
         value.div_(count)
     for value in rest.values():
@@ -174,7 +180,7 @@ def forget_terms(
 
 
 def subtract(total: Fisher, part: Fisher) -> tuple[Fisher, int]:
-    """`total - part` and the number of elements where that difference cannot be trusted.
+    """Return `total - part` and the number of elements where it cannot be trusted.
 
     An element is counted where the difference is under 1e-6 of a positive total (`CANCELLATION`).
     """

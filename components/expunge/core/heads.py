@@ -1,7 +1,9 @@
-"""A classifier taken apart: its body, which gives features, and its head, the last linear layer.
+"""Head and body of a classifier: the last linear layer, and what gives it its features.
 
-And the two controls that change the head alone, so that every attack on the body has to find the
-forgotten class in them. Shapes: N images, D features, C classes, K codes; H height, W width.
+Two controls, the mask and the soft mask, change the head alone. Every attack on the body has to
+find the forgotten class in them.
+
+Shapes: N images, D features, C classes, K codes; H height, W width.
 """
 
 import copy
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from expunge.core.fisher import evaluation_mode
+from expunge.core.modes import evaluation_mode
 
 MASK, SOFT_MASK = "mask", "soft-mask"  # their names in reports
 # A logit that no image reaches, yet finite: minus infinity would make fine-tuning undefined.
@@ -29,25 +31,25 @@ class Head:
     bias_C: Tensor
 
     def logits(self, features_ND: Tensor) -> Tensor:
-        """Logits_NC."""
+        """Compute the logits_NC."""
         return features_ND @ self.weight_CD.T + self.bias_C
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What a model says of some images: features_ND and logits_NC, float32, and their labels."""
+    """Output of a model for some images: features_ND and logits_NC, float32, and the labels."""
 
     features_ND: Tensor
     logits_NC: Tensor
     labels_N: Tensor
 
     def of(self, index: int) -> "Observed":
-        """The part with this label."""
+        """Return the part with this label."""
         own_N = self.labels_N == index
         return Observed(self.features_ND[own_N], self.logits_NC[own_N], self.labels_N[own_N])
 
     def under(self, head: Head) -> "Observed":
-        """The same features under another head."""
+        """Return the same features under another head."""
         return Observed(self.features_ND, head.logits(self.features_ND), self.labels_N)
 
     @property
@@ -61,8 +63,8 @@ class Observed:
         return float((self.logits_NC.argmax(dim=1) == self.labels_N).double().mean())
 
 
-def head_name(model: nn.Module, num_classes: int) -> str:
-    """The name of the head within the model: the last linear layer, with an output a class.
+def find_head_name(model: nn.Module, num_classes: int) -> str:
+    """Return the name of the head: the model's last linear layer, with an output a class.
 
     Raises:
         ValueError: the last linear layer has another number of outputs, or there is none.
@@ -76,18 +78,19 @@ def head_name(model: nn.Module, num_classes: int) -> str:
 
 
 def read_head(model: nn.Module, num_classes: int) -> Head:
-    """The head's weights; without a bias, zeros stand for it."""
-    layer = model.get_submodule(head_name(model, num_classes))
+    """Return the head's weights; without a bias, zeros stand for it."""
+    layer = model.get_submodule(find_head_name(model, num_classes))
     weight_CD = layer.get_parameter("weight").detach()
     bias_C = layer.bias.detach() if isinstance(layer.bias, Tensor) else weight_CD.new_zeros(1)
     return Head(weight_CD, bias_C.expand(num_classes))
 
 
 def with_head(model: nn.Module, head: Head) -> nn.Module:
-    """A copy of the model with another head."""
+    """Return a copy of the model with another head."""
     copied = copy.deepcopy(model)
-    name = head_name(copied, len(head.bias_C))
+    name = find_head_name(copied, len(head.bias_C))
     classes, width = head.weight_CD.shape
+    # a new layer, since the old one may have no bias to write to
     layer = nn.Linear(width, classes, device=head.weight_CD.device)
     with torch.no_grad():
         layer.weight.copy_(head.weight_CD)
@@ -100,17 +103,18 @@ def with_head(model: nn.Module, head: Head) -> nn.Module:
 def observe(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int
 ) -> Observed:
-    """Features and logits of every image of (images_NCHW, labels_N), in order; in eval mode.
+    """Return features and logits of all (images_NCHW, labels_N), in order and in eval mode.
 
     Raises:
         ValueError: the model has no linear head, or there is no batch.
     """
     features: list[Tensor] = []
-    layer = model.get_submodule(head_name(model, num_classes))
+    layer = model.get_submodule(find_head_name(model, num_classes))
 
     def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         features.append(arguments[0].float())
 
+    # The head's input is the feature, whatever the body is: pooling and dropout come before it.
     handle = layer.register_forward_pre_hook(keep)
     logits, labels = [], []
     try:
@@ -125,16 +129,16 @@ def observe(
     return Observed(torch.cat(features), torch.cat(logits), torch.cat(labels))
 
 
-def masked(head: Head, forget: Sequence[int]) -> Head:
-    """The mask: the forgotten classes' logits are `MASKED` whatever the image is."""
+def mask_head(head: Head, forget: Sequence[int]) -> Head:
+    """Mask the forgotten classes: their logits are `MASKED` whatever the image is."""
     weight_CD, bias_C = head.weight_CD.clone(), head.bias_C.clone()
     weight_CD[list(forget)] = 0
     bias_C[list(forget)] = MASKED
     return Head(weight_CD, bias_C)
 
 
-def soft_masked(head: Head, retained_features_KD: Tensor, forget: Sequence[int]) -> Head:
-    """The soft mask: the forgotten rows become -T mu / |mu| ** 2 with bias 0, T being `SOFT`.
+def soft_mask_head(head: Head, retained_features_KD: Tensor, forget: Sequence[int]) -> Head:
+    """Mask softly: the forgotten rows become -T mu / |mu| ** 2 with bias 0, T being `SOFT`.
 
     mu is the mean feature of the retained classes' codes, so that a feature like it gets the logit
     -T, which is what a model retrained without the class gives.
@@ -149,8 +153,8 @@ def soft_masked(head: Head, retained_features_KD: Tensor, forget: Sequence[int])
 def mask_heads(
     model: nn.Module, retained_codes_KCHW: Tensor, forget: Sequence[int], num_classes: int
 ) -> dict[str, Head]:
-    """The model's head under the mask and under the soft mask, by their names."""
+    """Return the model's head under the mask and under the soft mask, by their names."""
     head = read_head(model, num_classes)
     batches = [(retained_codes_KCHW, torch.zeros(len(retained_codes_KCHW)))]
     features_KD = observe(model, batches, num_classes).features_ND
-    return {MASK: masked(head, forget), SOFT_MASK: soft_masked(head, features_KD, forget)}
+    return {MASK: mask_head(head, forget), SOFT_MASK: soft_mask_head(head, features_KD, forget)}

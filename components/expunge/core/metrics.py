@@ -1,4 +1,4 @@
-"""What a classifier gets right, by class.
+"""Accuracy by class, and distances between the outputs of two classifiers.
 
 Shapes: N samples, C classes, H height, W width (in images_NCHW, C is the number of channels).
 """
@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from expunge.core.fisher import evaluation_mode
+from expunge.core.modes import evaluation_mode
 
 
 def predict(model: nn.Module, batches_NCHW: Iterable[Tensor]) -> Tensor:
-    """Logits_NC, float32, of every image in the order of the batches; the model is in eval mode.
+    """Return the logits_NC, float32, of every image in the order of the batches, in eval mode.
 
     Raises:
         ValueError: there is no batch.
@@ -25,7 +25,7 @@ def predict(model: nn.Module, batches_NCHW: Iterable[Tensor]) -> Tensor:
 
 
 def class_counts(predictions_N: Tensor, labels_N: Tensor, num_classes: int) -> Tensor:
-    """For each class the samples predicted right and the samples, int64, shape 2 x C.
+    """Count for each class the samples predicted right and the samples: int64, shape 2 x C.
 
     Counts of disjoint parts of a data set add up; their ratio is the accuracy.
     """
@@ -36,7 +36,7 @@ def class_counts(predictions_N: Tensor, labels_N: Tensor, num_classes: int) -> T
 
 
 def class_accuracy(predictions_N: Tensor, labels_N: Tensor, num_classes: int) -> Tensor:
-    """The share of each class's samples that is predicted right, float64, shape C.
+    """Return the share of each class's samples that is predicted right: float64, shape C.
 
     A class without samples has NaN: nothing is known of it.
     """
@@ -46,18 +46,18 @@ def class_accuracy(predictions_N: Tensor, labels_N: Tensor, num_classes: int) ->
 
 
 def prediction_shares(logits_NC: Tensor, retain: Sequence[int]) -> Tensor:
-    """How often each retained class is the likeliest of them, float64, shape R, sum 1."""
+    """Return how often each retained class is the likeliest of them: float64, shape R, sum 1."""
     likeliest_N = logits_NC[:, list(retain)].argmax(dim=1)
     return torch.bincount(likeliest_N, minlength=len(retain)).double() / len(logits_NC)
 
 
 def total_variation(shares_R: Tensor, other_R: Tensor) -> float:
-    """Half the L1 distance of two distributions: 0 for equal ones, 1 for disjoint ones."""
+    """Return half the L1 distance of two distributions: 0 for equal, 1 for disjoint ones."""
     return float((shares_R - other_R).abs().sum() / 2)
 
 
 def activation_distance(logits_NC: Tensor, other_NC: Tensor) -> float:
-    """Mean over the samples of the L2 distance of the two softmax outputs, from 0 to sqrt(2).
+    """Return the mean L2 distance of two softmax outputs over samples, from 0 to sqrt(2).
 
     Source: Chundawat et al., "Zero-shot machine unlearning" (2023); also Golatkar et al. (2020).
     """
@@ -66,16 +66,17 @@ def activation_distance(logits_NC: Tensor, other_NC: Tensor) -> float:
 
 
 def tug_of_war(forget_gap: float, retain_gap: float, test_gap: float) -> float:
-    """(1 - |gap in forget accuracy|) (1 - |gap in retained train accuracy|) (1 - |gap in test
-    accuracy|), gaps to the mean of retrained models; 1 is best.
+    """Return (1 - |forget gap|) (1 - |retain gap|) (1 - |test gap|); 1 is best.
 
-    Source: Zhao et al., "What makes unlearning hard and what to do about it" (2024).
+    Gaps are those of the accuracy on forgotten classes, on retained training samples and on the
+    test set, to the mean of retrained models. Source: Zhao et al., "What makes unlearning hard and
+    what to do about it" (2024).
     """
     return (1 - abs(forget_gap)) * (1 - abs(retain_gap)) * (1 - abs(test_gap))
 
 
 def relative_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, float]:
-    """|W' - W| / |W| of each tensor, by the Frobenius norm; |W' - W| itself where W is zero."""
+    """Return |W' - W| / |W| of each tensor; |W' - W| itself where W is zero. Frobenius norms."""
     found = {}
     for name, tensor_W in before.items():
         old_W, new_W = tensor_W.detach().double(), after[name].detach().double()
@@ -85,7 +86,7 @@ def relative_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dic
 
 
 def anamnesis_index(steps: int, oracle_steps: Sequence[int], cap: int) -> float | None:
-    """Steps to relearn, over the retrained models' mean; None where both are at the cap.
+    """Return the steps to relearn over the retrained models' mean; None if both are at the cap.
 
     1 is what a retrained model has; near 0, the class is back at once. Where only one side is at
     the cap the index is a bound: from above if the retrained models are, from below if the judged

@@ -1,4 +1,4 @@
-"""Which number format a model computes in, by what the hardware has."""
+"""Number format of a model's products, by what the hardware has."""
 
 import torch
 
@@ -6,7 +6,7 @@ from expunge.errors import UserError
 
 
 def choose_precision(requested: str, device: torch.device) -> str:
-    """`requested`, or for "auto" bf16 where the device multiplies it in silicon and fp32 elsewhere.
+    """Return `requested`, or for "auto" bf16 where the device multiplies it in silicon, else fp32.
 
     Raises:
         UserError: fp16 is asked for on a device that has no use for it, or bf16 on a GPU without.
@@ -24,7 +24,10 @@ def choose_precision(requested: str, device: torch.device) -> str:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bf16 products; emulation does not count."""
+    """Return whether the device has instructions for bf16 products.
+
+    Emulation does not count, as it gains no speed.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = getattr(torch.cpu, "get_capabilities", None)

@@ -52,7 +52,7 @@ def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> di
         codes_KCHW,
         classes_K,
         torch.isin(classes_K, torch.tensor(list(classes), device=device)),
-        {name: value.to(device) for name, value in known.items()} if usable and known else None,
+        total={n: value.to(device) for n, value in known.items()} if usable and known else None,
         chunk=chunk,
     )
     files.save_forget_terms(fisher, terms)

@@ -25,7 +25,8 @@ def perturb(
     """
     import torch
 
-    from expunge.core.rules.calibrate import Trial, calibrate
+    from expunge.core.rules.calibrate import calibrate
+    from expunge.core.rules.paths import Trial
 
     stored = files.load_model(model)
     check_forgettable(stored.info, config.classes)
@@ -41,7 +42,7 @@ def perturb(
         codes_KCHW,
         classes_K,
         forget_K,
-        terms,
+        terms=terms,
         rule=config.rule,
         lambdas=config.lambdas,
         budget=config.budget,

@@ -9,8 +9,9 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from expunge.config import ARCHITECTURES, TrainConfig
+from expunge.config import TrainConfig
 from expunge.errors import UserError
+from expunge.models import check_architecture
 from expunge.oracles import SUFFIX, holds_oracles
 
 SERVING = -1  # for `expected`: whoever serves when the step runs
@@ -42,10 +43,7 @@ def plan_training(config: TrainConfig, name: str, expected: int = SERVING) -> Pl
     if expected != SERVING:
         start = _unlike_any() if config.init_from or config.weights else ""
         return Plan(sorted(config.without), expected, config.init_from, start)
-    if config.arch not in ARCHITECTURES:  # torch and torchvision take seconds
-        from expunge.models import check_architecture
-
-        check_architecture(config.arch)
+    check_architecture(config.arch)
     from expunge import registry
     from expunge.lifecycle import promotion
 

@@ -91,7 +91,7 @@ class Session:
             self.optimizer,
             self.train_split.train_batches(draws, bounds, augment, share),
             self.inputs,
-            rates,
+            rates=rates,
             backward=self.accelerator.backward,
             processes=share.processes,
             on_step=lambda step, loss: on_step(step, steps, loss),

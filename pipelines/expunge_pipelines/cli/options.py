@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from expunge.config import AUGMENTATIONS, PRECISIONS, RULES, SCHEDULES, GateConfig, TrainConfig
+from expunge.config import AUGMENTATIONS, PRECISIONS, SCHEDULES, GateConfig, TrainConfig
+from expunge.core.rules import list_rule_choices
 from expunge.policy import Policy, load_policy
 from expunge_pipelines.kubeflow.settings import read_settings
 from expunge_pipelines.runners.docker import LOCAL, RUNNERS
@@ -27,9 +28,8 @@ def _number(text: str) -> float | None:
 
 def rule_option(command: Command) -> Command:
     """`--rule`."""
-    return click.option("--rule", type=click.Choice(RULES), default="auto", show_default=True)(
-        command
-    )
+    rules = click.Choice(list_rule_choices())
+    return click.option("--rule", type=rules, default="auto", show_default=True)(command)
 
 
 def by_option(command: Command) -> Command:

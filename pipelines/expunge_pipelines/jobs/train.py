@@ -9,13 +9,13 @@ from typing import Any
 
 from expunge import class_selection, environment, ledger, registry, states
 from expunge.config import (
-    ARCHITECTURES,
     GateConfig,
     PrepareDataConfig,
     TrainConfig,
 )
 from expunge.errors import OperationalError, UserError
 from expunge.lifecycle import promotion
+from expunge.models import check_architecture
 from expunge.oracles import check_no_oracle_model
 from expunge.steps.plan_training import check_model_name
 from expunge.training.trainjob import check_nodes
@@ -122,10 +122,7 @@ def check_known(source: str, image_size: int, arch: str) -> None:
 
     PrepareDataConfig(source, environment.data_root(), image_size)
     find_loader(source)
-    if arch not in ARCHITECTURES:  # torch and torchvision take seconds, so for their names only
-        from expunge.models import check_architecture
-
-        check_architecture(arch)
+    check_architecture(arch)
 
 
 def absolute_source(source: str) -> str:

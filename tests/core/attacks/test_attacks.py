@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from expunge.core import attacks
 from expunge.core.attacks import Relearning
-from expunge.core.heads import Head, Observed, masked, with_head
+from expunge.core.heads import Head, Observed, mask_head, with_head
 
 CLASSES, EACH = 4, 40
 FORGET, RETAIN = [3], [0, 1, 2]
@@ -33,7 +33,7 @@ HEAD = Head(torch.eye(CLASSES), torch.zeros(CLASSES))
 
 def test_a_head_swap_brings_a_masked_class_back_and_no_rotated_body() -> None:
     test = clusters(APART)
-    assert attacks.head_swap(test.under(masked(HEAD, FORGET)), HEAD, FORGET) == [1.0]
+    assert attacks.head_swap(test.under(mask_head(HEAD, FORGET)), HEAD, FORGET) == [1.0]
     turned = Observed(test.features_ND.roll(1, dims=1), test.logits_NC, test.labels_N)
     assert attacks.head_swap(turned, HEAD, FORGET) == [0.0]
 
@@ -50,7 +50,7 @@ def test_a_new_head_does_not_ask_what_the_old_one_was_or_how_features_are_scaled
     sample, test = clusters(APART, 1, spread=0.6), clusters(APART, 2, spread=0.6)
     found = attacks.head_recovery(sample, test, FORGET)
     assert 0.3 < found[0] < 1
-    hidden = masked(HEAD, FORGET)
+    hidden = mask_head(HEAD, FORGET)
     assert attacks.head_recovery(sample.under(hidden), test.under(hidden), FORGET) == found
 
     def scaled(part: Observed) -> Observed:
@@ -73,7 +73,7 @@ def test_a_prototype_does_not_ask_what_the_forgotten_row_is() -> None:
     """So that neither mask can fool it."""
     sample, test = clusters(APART, 1, spread=0.6), clusters(APART, 2, spread=0.6)
     found = prototype(sample, test, HEAD)
-    hidden = masked(HEAD, FORGET)
+    hidden = mask_head(HEAD, FORGET)
     assert prototype(sample.under(hidden), test.under(hidden), hidden) == found
     assert prototype(sample, test, HEAD) == found
     assert prototype(sample, test, HEAD, seed=1) != found
@@ -121,7 +121,7 @@ def test_what_is_known_stays_and_what_is_masked_does_not_come_back() -> None:
         model[0].bias.zero_()
     assert relearnt(model).areas == [1.0]
     head = Head(model[0].weight.detach(), model[0].bias.detach())
-    assert relearnt(with_head(model, masked(head, FORGET))).areas == [0.0]
+    assert relearnt(with_head(model, mask_head(head, FORGET))).areas == [0.0]
 
 
 def test_members_are_told_where_training_samples_are_surer() -> None:

@@ -11,7 +11,7 @@ from expunge.core.attacks import Relearning
 from expunge.core.grading import battery
 from expunge.core.grading.battery import Request, Seen, choose_rows
 from expunge.core.grading.judge import Judgement, judge
-from expunge.core.heads import Head, Observed, masked, soft_masked
+from expunge.core.heads import Head, Observed, mask_head, soft_mask_head
 
 CLASSES, WIDTH = 5, 6
 FORGET, RETAIN = (3,), (0, 1, 2, 4)
@@ -61,8 +61,8 @@ def an_oracle(seed: int) -> Seen:
 def found() -> Judgement:
     original = seen(APART, (1, 1, 1), 0)
     codes_KD = APART[list(RETAIN)]
-    mask = masked(original.head, FORGET)
-    soft = soft_masked(original.head, codes_KD, FORGET)
+    mask = mask_head(original.head, FORGET)
+    soft = soft_mask_head(original.head, codes_KD, FORGET)
     models = {
         "original": original,
         "mask": original.under(mask, Relearning(STEPS, ((0,), (0,), (0,)))),

@@ -8,21 +8,20 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from code_mixing import mix_codes
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from expunge.core.codes import draw_codes, mix_codes
+from expunge.core.codes import draw_codes
 from expunge.core.fisher import code_losses, forget_terms
-from expunge.core.rules.calibrate import LAMBDA2, SUFFICIENT, Choice, calibrate, code_blends
-from expunge.core.rules.paper import (
-    Change,
-    importance_ratio,
-    natural_direction,
-    paper_change,
-    paper_shape,
-)
+from expunge.core.rules import load_rule
+from expunge.core.rules.calibrate import Choice, calibrate
+from expunge.core.rules.meter import blend_codes
+from expunge.core.rules.natural import compute_direction
+from expunge.core.rules.paper import LAMBDA2, compute_change, compute_ratio, compute_shape
+from expunge.core.rules.paths import Change
 from expunge.errors import UserError
-from expunge.models import MLP
+from expunge.models.mlp import MLP
 
 SHAPE, COUNT = (1, 6, 6), 6
 CLASSES = torch.arange(COUNT)
@@ -62,7 +61,9 @@ def trained() -> Trained:
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(300):
         labels_N = torch.randint(COUNT, (96,), generator=generator)
-        images_NCHW = mix_codes(sample(labels_N), labels_N, codes_KCHW, CLASSES, 0.2, generator)
+        images_NCHW = mix_codes(
+            sample(labels_N), labels_N, codes_KCHW, CLASSES, t_mix=0.2, generator=generator
+        )
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images_NCHW), labels_N).backward()
         optimizer.step()
@@ -74,7 +75,7 @@ def chosen(trained: Trained, *classes: int, **settings: object) -> Choice:
     forget_K = torch.isin(CLASSES, torch.tensor(classes))
     model, codes_KCHW, *_ = trained
     terms = forget_terms(model, codes_KCHW, CLASSES, forget_K)
-    return calibrate(model, codes_KCHW, CLASSES, forget_K, terms, **settings)  # type: ignore[arg-type]
+    return calibrate(model, codes_KCHW, CLASSES, forget_K, terms=terms, **settings)  # type: ignore[arg-type]
 
 
 def logits(model: nn.Module, change: Change, images_NCHW: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ def test_forgotten_codes_get_wrong_and_retained_stay_right(
     losses_K = code_losses(logits_KC, CLASSES)
     assert trial.forget_loss == pytest.approx(float(losses_K[forget_K].min()))
     assert trial.retain_loss == pytest.approx(float(losses_K[~forget_K].mean()))
-    assert math.exp(-trial.forget_loss) <= SUFFICIENT[trial.rule] * (1 + 1e-6)
+    assert math.exp(-trial.forget_loss) <= load_rule(trial.rule).sufficient * (1 + 1e-6)
     if rule != "auto":
         assert {made.rule for made in choice.trials} == {rule} == {trial.rule}
 
@@ -126,9 +127,11 @@ def test_the_change_is_the_rules_at_the_trials_strength(trained: Trained) -> Non
     lambda1, lambda2 = paper.trial.lambdas
     assert lambda1 == paper.trial.strength
     assert lambda2 in LAMBDA2
-    ratio = importance_ratio(terms.forget, terms.retain)
-    expected = paper_change(paper_shape(weights, ratio), ratio, paper.trial.sign, lambda1, lambda2)
-    direction = natural_direction(terms.gradient, terms.retain)
+    ratio = compute_ratio(terms.forget, terms.retain)
+    expected = compute_change(
+        compute_shape(weights, ratio), ratio, paper.trial.sign, (lambda1, lambda2)
+    )
+    direction = compute_direction(terms.gradient, terms.retain)
     for name in weights:
         assert torch.equal(paper.change[name], expected[name])
         step_W = natural.trial.strength * direction[name]
@@ -142,12 +145,12 @@ def test_fixed_lambdas_are_the_papers_rule_with_the_better_sign(
 ) -> None:
     weights = {name: p.detach() for name, p in trained.model.named_parameters()}
     terms = forget_terms(trained.model, trained.codes_KCHW, CLASSES, CLASSES == 1)
-    ratio = importance_ratio(terms.forget, terms.retain)
+    ratio = compute_ratio(terms.forget, terms.retain)
     standings = {}
     for sign in (-1, 1):
         logits_KC = logits(
             trained.model,
-            paper_change(paper_shape(weights, ratio), ratio, sign, *lambdas),
+            compute_change(compute_shape(weights, ratio), ratio, sign, lambdas),
             trained.codes_KCHW,
         )
         right_K = (logits_KC.argmax(1) == CLASSES).tolist()
@@ -157,9 +160,9 @@ def test_fixed_lambdas_are_the_papers_rule_with_the_better_sign(
     choice = chosen(trained, 1, rule="paper", lambdas=lambdas)
     assert (choice.trial.sign, choice.trial.lambdas) == (better, lambdas)
     assert sorted(made.sign for made in choice.trials) == [-1, 1]
-    expected = paper_change(paper_shape(weights, ratio), ratio, better, *lambdas)
+    expected = compute_change(compute_shape(weights, ratio), ratio, better, lambdas)
     assert all(torch.equal(choice.change[name], expected[name]) for name in weights)
-    wanted = -math.log(SUFFICIENT["paper"])
+    wanted = -math.log(load_rule("paper").sufficient)
     assert choice.sufficient == (standings[better][1] >= wanted)
 
 
@@ -198,7 +201,7 @@ def test_a_larger_budget_never_gives_less_depth(trained: Trained, rule: str, for
     assert len({choice.trial.rule for choice in choices}) == 1
     for budget, choice in zip(BUDGETS, choices, strict=True):
         if choice.trial.damage > limit(budget):
-            wanted = -math.log(SUFFICIENT[choice.trial.rule])
+            wanted = -math.log(load_rule(choice.trial.rule).sufficient)
             # half a per cent of strength, twice, is what the bisection leaves open
             assert wanted <= choice.trial.forget_loss < 1.1 * wanted
     if rule == "paper":
@@ -207,7 +210,7 @@ def test_a_larger_budget_never_gives_less_depth(trained: Trained, rule: str, for
 
 def test_the_damage_is_the_divergence_among_retained_classes_over_blends(trained: Trained) -> None:
     choice = chosen(trained, 3)
-    blends_NCHW = code_blends(trained.codes_KCHW)
+    blends_NCHW = blend_codes(trained.codes_KCHW)
     still = {name: torch.zeros_like(p) for name, p in trained.model.named_parameters()}
     divergences = []
     for blend_CHW in blends_NCHW:
@@ -262,7 +265,7 @@ class Bounded(nn.Module):
 def test_what_cannot_be_forgotten_is_said_and_not_raised(rule: str) -> None:
     codes_KCHW, classes_K = torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4)
     terms = forget_terms(Bounded(), codes_KCHW, classes_K, classes_K == 1)
-    choice = calibrate(Bounded(), codes_KCHW, classes_K, classes_K == 1, terms, rule=rule)
+    choice = calibrate(Bounded(), codes_KCHW, classes_K, classes_K == 1, terms=terms, rule=rule)
     assert not choice.sufficient
     assert choice.trial in choice.trials
     assert (choice.trial.forgotten, choice.trial.retained) == (0, 1)
@@ -274,7 +277,8 @@ def test_what_cannot_be_forgotten_is_said_and_not_raised(rule: str) -> None:
     [("best", ()), ("auto", (1e-3, 10.0)), ("natural", (1e-3, 10.0)), ("paper", (1e-3,))],
 )
 def test_misuse_is_named(trained: Trained, rule: str, lambdas: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=f"rule '{rule}' with lambdas .*; expected auto, paper or"):
+    expected = "expected auto, paper, natural without any, or paper with 2 lambdas"
+    with pytest.raises(ValueError, match=f"rule '{rule}' with lambdas .*; {expected}"):
         chosen(trained, 0, rule=rule, lambdas=lambdas)
 
 
@@ -290,4 +294,4 @@ def test_no_gradient_is_nothing_to_go_by(
     terms = dataclasses.replace(terms, forget=zeros, gradient=zeros)
     text = rf"classes \[0\] cannot be forgotten by rule '{rule}': their codes have no gradient"
     with pytest.raises(UserError, match=text):
-        calibrate(model, codes_KCHW, CLASSES, CLASSES == 0, terms, rule=rule, lambdas=lambdas)
+        calibrate(model, codes_KCHW, CLASSES, CLASSES == 0, terms=terms, rule=rule, lambdas=lambdas)

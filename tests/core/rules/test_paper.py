@@ -7,13 +7,8 @@ import torch
 from torch import Tensor
 
 from expunge.core.fisher import Fisher, code_gradients, code_losses, forget_terms
-from expunge.core.rules.paper import (
-    Ratio,
-    importance_ratio,
-    natural_direction,
-    paper_change,
-    paper_shape,
-)
+from expunge.core.rules.natural import compute_direction
+from expunge.core.rules.paper import Ratio, compute_change, compute_ratio, compute_shape
 from expunge.models import build_model
 
 CLASSES = torch.arange(5)
@@ -30,8 +25,10 @@ def draw(seed: int, shapes: dict[str, tuple[int, ...]] | None = None) -> Fisher:
     }
 
 
-def changed(weights: Fisher, ratio: Ratio, sign: int, lambda1: float, lambda2: float) -> Fisher:
-    return paper_change(paper_shape(weights, ratio), ratio, sign, lambda1, lambda2)
+def change_weights(
+    weights: Fisher, ratio: Ratio, sign: int, lambdas: tuple[float, float]
+) -> Fisher:
+    return compute_change(compute_shape(weights, ratio), ratio, sign, lambdas)
 
 
 def slow_ratio(forget_W: Tensor, retain_W: Tensor) -> list[float]:
@@ -46,9 +43,10 @@ def slow_ratio(forget_W: Tensor, retain_W: Tensor) -> list[float]:
 
 
 def slow_paper_change(
-    weights: Fisher, forget: Fisher, retain: Fisher, sign: int, lambda1: float, lambda2: float
+    weights: Fisher, forget: Fisher, retain: Fisher, *, sign: int, lambdas: tuple[float, float]
 ) -> Fisher:
     """The paper's rule, one tensor and one element at a time."""
+    lambda1, lambda2 = lambdas
     change = {}
     for name, weight_W in weights.items():
         ratios = slow_ratio(forget[name].flatten(), retain[name].flatten())
@@ -67,9 +65,9 @@ def test_the_papers_rule_equals_the_slow_loop(sign: int, lambda1: float) -> None
     weights, forget, retain = draw(1), draw(2), draw(3)
     retain["hidden.bias"] *= 1e-3  # ratios by tensor far apart: lambda2 bounds some and not others
     forget["head.weight"][0, 1] = retain["hidden.weight"][2, 2] = retain["head.weight"][0, 1] = 0
-    ratio = importance_ratio(forget, retain)
-    fast = changed(weights, ratio, sign, lambda1, 2.0)
-    slow = slow_paper_change(weights, forget, retain, sign, lambda1, 2.0)
+    ratio = compute_ratio(forget, retain)
+    fast = change_weights(weights, ratio, sign, (lambda1, 2.0))
+    slow = slow_paper_change(weights, forget, retain, sign=sign, lambdas=(lambda1, 2.0))
     assert fast.keys() == slow.keys()
     for name, expected in slow.items():
         torch.testing.assert_close(fast[name], expected, rtol=1e-12, atol=0)
@@ -80,59 +78,57 @@ def test_the_strength_is_bounded_tensor_by_tensor() -> None:
     weights = {"small": torch.ones(2, dtype=torch.float64), "large": torch.ones(2).double()}
     forget = {"small": torch.tensor([10.0, 1.0]), "large": torch.tensor([1000.0, 1.0])}
     retain = {name: torch.ones(2) for name in forget}
-    change = changed(weights, importance_ratio(forget, retain), 1, *LAMBDAS)
+    change = change_weights(weights, compute_ratio(forget, retain), 1, LAMBDAS)
     assert change["small"].tolist() == pytest.approx([0.1, 0.01])
     assert change["large"].tolist() == pytest.approx([3.0, 0.003])
 
 
 @pytest.mark.parametrize("lambdas", [(0.0, 0.0), (0.0, 3.0), (1e-2, 0.0)])
 def test_zero_lambdas_change_nothing(lambdas: tuple[float, float]) -> None:
-    change = changed(draw(1), importance_ratio(draw(2), draw(3)), 1, *lambdas)
+    change = change_weights(draw(1), compute_ratio(draw(2), draw(3)), 1, lambdas)
     assert all(not part.any() for part in change.values())
 
 
 def test_the_sign_flips_the_change() -> None:
-    weights, ratio = draw(1), importance_ratio(draw(2), draw(3))
-    up, down = (changed(weights, ratio, sign, *LAMBDAS) for sign in (1, -1))
+    weights, ratio = draw(1), compute_ratio(draw(2), draw(3))
+    up, down = (change_weights(weights, ratio, sign, LAMBDAS) for sign in (1, -1))
     assert all(torch.equal(up[name], -down[name]) for name in weights)
     assert all(part.gt(0).all() for part in up.values())  # weights and ratios are positive here
 
 
 def test_the_change_has_the_weights_own_type() -> None:
     weights = {name: value.float() for name, value in draw(1).items()}
-    change = changed(weights, importance_ratio(draw(2), draw(3)), 1, *LAMBDAS)
+    change = change_weights(weights, compute_ratio(draw(2), draw(3)), 1, LAMBDAS)
     assert {part.dtype for part in change.values()} == {torch.float32}
 
 
 def test_nothing_over_nothing_is_nothing() -> None:
     zeros = {"w": torch.zeros(2, 2, dtype=torch.float64)}
-    ratio = importance_ratio(zeros, zeros)
+    ratio = compute_ratio(zeros, zeros)
     assert ratio.values["w"].tolist() == [[0, 0], [0, 0]]
     assert (ratio.largest, ratio.unbounded) == ({"w": 0.0}, 0)
-    change = changed({"w": torch.ones(2, 2)}, ratio, 1, *LAMBDAS)
+    change = change_weights({"w": torch.ones(2, 2)}, ratio, 1, LAMBDAS)
     assert change["w"].tolist() == [[0, 0], [0, 0]]
 
 
 def test_a_weight_of_the_forgotten_classes_alone_takes_the_largest_finite_ratio() -> None:
     forget = {"w": torch.tensor([2.0, 6.0, 5.0, 0.0]), "v": torch.tensor([1.0, 0.0])}
     retain = {"w": torch.tensor([1.0, 2.0, 0.0, 0.0]), "v": torch.tensor([0.0, 4.0])}
-    ratio = importance_ratio(forget, retain)
+    ratio = compute_ratio(forget, retain)
     assert ratio.values["w"].tolist() == [2, 3, 3, 0]
     assert ratio.values["v"].tolist() == [0, 0]  # no finite ratio above 0: nothing to go by
     assert ratio.largest == {"w": 3.0, "v": 0.0}
     assert ratio.unbounded == 2
-    change = changed({name: torch.ones(4 if name == "w" else 2) for name in forget}, ratio,
-                          1, 100.0, 6.0)  # fmt: skip
+    change = change_weights({name: torch.ones(4 if name == "w" else 2) for name in forget}, ratio,
+                          1, (100.0, 6.0))  # fmt: skip
     assert change["w"].tolist() == [4, 6, 6, 0]
     assert change["v"].tolist() == [0, 0]
 
 
 def test_a_common_factor_of_both_fishers_cancels() -> None:
     forget, retain = draw(2), draw(3)
-    ratio = importance_ratio(forget, retain)
-    scaled = importance_ratio(
-        *({n: 1e-30 * v for n, v in part.items()} for part in (forget, retain))
-    )
+    ratio = compute_ratio(forget, retain)
+    scaled = compute_ratio(*({n: 1e-30 * v for n, v in part.items()} for part in (forget, retain)))
     for name, value in ratio.values.items():
         torch.testing.assert_close(scaled.values[name], value)
         assert ratio.largest[name] == float(value.max())
@@ -142,7 +138,7 @@ def test_the_natural_direction_equals_the_slow_loop() -> None:
     gradient, retain = draw(4), draw(5)
     gradient["hidden.weight"] -= 0.5
     retain["head.weight"].zero_()  # no retained code touches it, so it has no damping either
-    direction = natural_direction(gradient, retain)
+    direction = compute_direction(gradient, retain)
     slow = {}
     for name, gradient_W in gradient.items():
         fishers = retain[name].flatten().tolist()
@@ -159,8 +155,8 @@ def test_the_natural_direction_equals_the_slow_loop() -> None:
 
 def test_the_natural_direction_has_norm_one_whatever_the_gradients_size() -> None:
     gradient, retain = draw(4), draw(5)
-    first = natural_direction(gradient, retain)
-    second = natural_direction({name: 1e-12 * g for name, g in gradient.items()}, retain)
+    first = compute_direction(gradient, retain)
+    second = compute_direction({name: 1e-12 * g for name, g in gradient.items()}, retain)
     for direction in (first, second):
         squares = sum(float(part.square().sum()) for part in direction.values())
         assert squares == pytest.approx(1, abs=1e-12)
@@ -174,7 +170,7 @@ def test_the_natural_direction_ascends_the_forgotten_codes_loss() -> None:
         model = build_model("mlp", (1, 4, 4), 5).double()
         codes_KCHW = torch.rand(5, 1, 4, 4, dtype=torch.float64)
     terms = forget_terms(model, codes_KCHW, CLASSES, FORGET)
-    direction = natural_direction(terms.gradient, terms.retain)
+    direction = compute_direction(terms.gradient, terms.retain)
     slope = sum(float((direction[name] * g).sum()) for name, g in terms.gradient.items())
     assert slope > 0
     with torch.no_grad():
@@ -187,7 +183,7 @@ def test_the_natural_direction_ascends_the_forgotten_codes_loss() -> None:
 
 def test_the_natural_direction_spares_what_the_retained_codes_need() -> None:
     gradient = {"w": torch.ones(4, dtype=torch.float64)}
-    direction = natural_direction(gradient, {"w": torch.tensor([0.0, 0.0, 1.0, 7.0]).double()})
+    direction = compute_direction(gradient, {"w": torch.tensor([0.0, 0.0, 1.0, 7.0]).double()})
     assert direction["w"][0] == direction["w"][1] > direction["w"][2] > direction["w"][3] > 0
     assert float(direction["w"][0] / direction["w"][3]) == pytest.approx((7 + 2) / 2)
 
@@ -196,7 +192,7 @@ def test_the_natural_direction_spares_what_the_retained_codes_need() -> None:
 def test_no_direction_without_a_finite_gradient(value: float, norm: str) -> None:
     gradient = {"w": torch.full((3,), value, dtype=torch.float64)}
     with pytest.raises(ValueError, match=rf"natural-gradient direction has norm {norm}"):
-        natural_direction(gradient, {"w": torch.ones(3, dtype=torch.float64)})
+        compute_direction(gradient, {"w": torch.ones(3, dtype=torch.float64)})
 
 
 def test_both_rules_take_what_the_fisher_code_gives() -> None:
@@ -206,7 +202,7 @@ def test_both_rules_take_what_the_fisher_code_gives() -> None:
         model = build_model("mlp", (1, 4, 4), 5)
         codes_KCHW = torch.rand(5, 1, 4, 4)
     terms = forget_terms(model, codes_KCHW, CLASSES, FORGET)
-    ratio = importance_ratio(terms.forget, terms.retain)
+    ratio = compute_ratio(terms.forget, terms.retain)
     weights = dict(model.named_parameters())
     assert ratio.values.keys() == weights.keys()
     assert ratio.values["head.bias"].argmax() == 2
