@@ -7,7 +7,7 @@ import pytest
 
 from expunge.class_selection import check_forgettable, find_classes
 from expunge.errors import UserError
-from expunge.formats.files import ModelInfo
+from expunge.formats.model import ModelInfo
 
 # "1" and "0" are names of other classes than those of these indices; "3" names class 3 itself
 INFO = ModelInfo(

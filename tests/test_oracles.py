@@ -9,7 +9,7 @@ import pytest
 from expunge.class_selection import find_classes
 from expunge.config import TrainConfig
 from expunge.errors import RefusedError, UserError
-from expunge.formats.files import ModelInfo
+from expunge.formats.model import ModelInfo
 from expunge.oracles import (
     build_oracle_config,
     check_enough_oracles,

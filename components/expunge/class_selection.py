@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from expunge.errors import UserError
-from expunge.formats.files import ModelInfo, make_opaque_name
+from expunge.formats.model import ModelInfo, make_opaque_name
 
 
 def find_classes(info: ModelInfo, wanted: Sequence[str]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from expunge.core.grading.grades import LEAST_ORACLES
 from expunge.errors import RefusedError, UserError
 
 if TYPE_CHECKING:
-    from expunge.formats.files import ModelInfo
+    from expunge.formats.model import ModelInfo
 
 SUFFIX = "-oracles"
 NEEDED = LEAST_ORACLES + 1  # those to compare with, and one held out as a control

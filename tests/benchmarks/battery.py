@@ -32,8 +32,9 @@ from expunge.core.grading.grades import BODY
 from expunge.core.grading.judge import Judgement, judge
 from expunge.core.heads import mask_heads, with_head
 from expunge.device import best_device
-from expunge.formats import files
-from expunge.formats.files import StoredModel
+from expunge.formats.dataset import load_dataset_info
+from expunge.formats.files import write_json
+from expunge.formats.model import StoredModel, load_model
 from expunge.steps.compute_fim import compute_fim
 from expunge.steps.perturb import perturb
 from expunge.steps.train import train
@@ -92,7 +93,7 @@ def _oracle(work: Path, config: TrainConfig, index: int, seed: int) -> Path:
     if not (model / "report.json").exists():
         own = replace(config, seed=seed, without=(index,))
         report = train(own, work / "dataset", model, checkpoints=work / "checkpoints")
-        files.write_json(model / "report.json", report)
+        write_json(model / "report.json", report)
         print(f"{model.name}: test accuracy {report['test_accuracy']:.3f}", flush=True)
     return model
 
@@ -111,7 +112,7 @@ def _judged_class(
         for name in names
     }
     if not set(wanted.values()) <= set(known):
-        bench = _bench(given.work, files.load_model(originals[0]), index)
+        bench = _bench(given.work, load_model(originals[0]), index)
         seen = [bench.see(_module(path)) for path in oracles]
         for seed, model in enumerate(originals):
             if all(wanted[seed, name] in known for name in names):
@@ -128,14 +129,14 @@ def _judged_class(
 
 def _bench(work: Path, original: StoredModel, index: int) -> Bench:
     dataset = work / "dataset"
-    info = files.load_dataset_info(dataset)
+    info = load_dataset_info(dataset)
     retain = [i for i in range(len(info.class_names)) if i != index]
     scale = original.info.mean, original.info.std
     return open_bench(dataset, info, scale, [index], retain, best_device())
 
 
 def _module(path: Path) -> Any:
-    return files.load_model(path).module.to(best_device())
+    return load_model(path).module.to(best_device())
 
 
 def _judge(
@@ -148,7 +149,7 @@ def _judge(
 ) -> dict[str, dict[str, Any]]:
     """One original and what was made of it, against all oracles but one, which is judged too."""
     since = time.perf_counter()
-    stored = files.load_model(model)
+    stored = load_model(model)
     module = stored.module.to(best_device())
     original = bench.see(module)
     models = {"original": original}

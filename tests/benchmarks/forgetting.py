@@ -15,7 +15,9 @@ from statistics import mean
 from typing import Any
 
 from expunge.config import GateConfig, PerturbConfig, PrepareDataConfig, TrainConfig
-from expunge.formats import files
+from expunge.formats.dataset import DATASET
+from expunge.formats.files import write_json
+from expunge.formats.fisher import FISHER
 from expunge.steps.compute_fim import compute_fim
 from expunge.steps.export_onnx import export_onnx
 from expunge.steps.perturb import perturb
@@ -42,12 +44,12 @@ def parser(description: str, epochs: int) -> argparse.ArgumentParser:
 def prepared_model(work: Path, source: str, data_root: Path, config: TrainConfig) -> Path:
     """The folder of a trained model, made unless it is there; its data set lies beside it."""
     dataset, model = work / "dataset", work / f"model-{config.seed}-{config.epochs}"
-    if not (dataset / files.DATASET).exists():
+    if not (dataset / DATASET).exists():
         prepare_data(PrepareDataConfig(source, data_root), dataset)
-    if not (model / files.FISHER).exists():
+    if not (model / FISHER).exists():
         report = train(config, dataset, model, checkpoints=work / "checkpoints", on_epoch=_say)
         compute_fim(model, model)
-        files.write_json(model / "report.json", report)
+        write_json(model / "report.json", report)
     return model
 
 

@@ -48,8 +48,8 @@ from torch import Tensor
 from expunge.config import PerturbConfig, PrepareDataConfig, TrainConfig
 from expunge.core.epoch import normalise
 from expunge.core.heads import Observed, mask_heads, observe
-from expunge.formats import files
-from expunge.formats.files import StoredModel
+from expunge.formats.dataset import DATASET, load_arrays
+from expunge.formats.model import StoredModel, load_model
 from expunge.steps.compute_fim import compute_fim
 from expunge.steps.perturb import perturb
 from expunge.steps.prepare_data import prepare_data
@@ -74,7 +74,7 @@ def main() -> None:
     torch.set_num_threads(1)  # so small a network gains nothing from a second one
     since = time.perf_counter()
     dataset = options.work / "dataset"
-    if not (dataset / files.DATASET).exists():
+    if not (dataset / DATASET).exists():
         prepare_data(PrepareDataConfig("digits", options.work), dataset)
     names = "-".join(map(str, options.classes))
     folder = options.work / f"class-{names}-epochs-{options.epochs}"
@@ -112,7 +112,7 @@ def _options() -> argparse.Namespace:
 
 def _samples(dataset: Path, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Images_NHWC and labels_N of the training images of the classes."""
-    images_NHWC, labels_N = map(torch.from_numpy, files.load_arrays(dataset, "train"))
+    images_NHWC, labels_N = map(torch.from_numpy, load_arrays(dataset, "train"))
     own_N = torch.isin(labels_N, torch.tensor(classes))
     return images_NHWC[own_N], labels_N[own_N]
 
@@ -150,10 +150,10 @@ def _make(
         compute_fim(model, terms, classes=classes)
         for rule in RULES:
             work = perturb(PerturbConfig(classes, rule), model, terms, unlearned, parent="ulira/1")
-            logits[rule] = _observe(files.load_model(unlearned), samples).logits_NC
+            logits[rule] = _observe(load_model(unlearned), samples).logits_NC
             info[rule] = work["rule"]
     else:
-        logits = {RETRAINED: _observe(files.load_model(model), samples).logits_NC}
+        logits = {RETRAINED: _observe(load_model(model), samples).logits_NC}
     partial = path.with_suffix(".partial")
     save_file({row: logits_NC.contiguous() for row, logits_NC in logits.items()}, partial, info)
     partial.replace(path)
@@ -172,7 +172,7 @@ def _controls(
     model: Path, samples: tuple[Tensor, Tensor], classes: Sequence[int]
 ) -> dict[str, Tensor]:
     """The logits of a model that forgot nothing, and of both masks on it."""
-    stored = files.load_model(model)
+    stored = load_model(model)
     observed = _observe(stored, samples)
     num_classes = len(stored.info.class_names)
     kept_K = ~torch.isin(stored.codes.classes_K, torch.tensor(classes))

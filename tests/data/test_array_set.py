@@ -8,7 +8,7 @@ from expunge.data import array_set
 from expunge.data.array_set import resize_images, write_array_set
 from expunge.data.stats import channel_histogram, mean_and_std
 from expunge.errors import UserError
-from expunge.formats.files import load_arrays
+from expunge.formats.dataset import load_arrays
 
 ARRAYS = np.arange(2 * 6 * 4 * 3, dtype=np.uint8).reshape(2, 6, 4, 3), np.array([1, 0])
 

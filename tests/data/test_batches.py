@@ -12,7 +12,7 @@ from expunge.core.epoch import Batch, batch_bounds, draw_epoch
 from expunge.data.batches import Share, choose_augmentation, open_split
 from expunge.data.decoding import random_box
 from expunge.errors import DataError, UserError
-from expunge.formats.files import DatasetInfo, load_arrays, load_dataset_info
+from expunge.formats.dataset import DatasetInfo, load_arrays, load_dataset_info
 
 CPU = torch.device("cpu")
 DRAWS = draw_epoch(24, 0.25, torch.Generator().manual_seed(7))

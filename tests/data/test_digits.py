@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 
 from expunge.config import PrepareDataConfig
 from expunge.data.digits import load_digit_splits, write_digits
-from expunge.formats.files import load_arrays
+from expunge.formats.dataset import load_arrays
 
 
 def test_the_splits_part_scikit_learns_digits() -> None:

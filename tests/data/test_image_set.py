@@ -14,7 +14,8 @@ from expunge.data.image_set import write_image_set
 from expunge.data.images import decode_image
 from expunge.data.stats import channel_histogram, mean_and_std
 from expunge.errors import DataError
-from expunge.formats.files import load_arrays, read_json
+from expunge.formats.dataset import load_arrays
+from expunge.formats.files import read_json
 
 Write = Callable[..., Path]
 Config = Callable[..., PrepareDataConfig]

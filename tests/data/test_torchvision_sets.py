@@ -10,7 +10,7 @@ from disks import mounted
 from expunge.config import PrepareDataConfig
 from expunge.data.torchvision_sets import write_torchvision
 from expunge.errors import DataError
-from expunge.formats.files import load_arrays
+from expunge.formats.dataset import load_arrays
 
 NOWHERE = "http://127.0.0.1:9/"  # the discard port, where nothing listens
 

@@ -16,7 +16,8 @@ from mlflow_store import Registrar, tiny_model
 from expunge import ledger, registry
 from expunge.config import ClaimConfig
 from expunge.errors import RefusedError
-from expunge.formats.files import MODEL, load_model_info, read_json, write_json
+from expunge.formats.files import read_json, write_json
+from expunge.formats.model import MODEL, load_model_info
 from expunge.lifecycle import promotion
 from expunge.states import OPEN
 from expunge.steps.claim_requests import claim_requests

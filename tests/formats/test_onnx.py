@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from expunge.errors import UserError
-from expunge.formats.files import Codes, ModelInfo, StoredModel, save_model
+from expunge.formats.model import Codes, ModelInfo, StoredModel, save_model
 from expunge.formats.onnx import export_onnx, load_session, parity, predict_onnx
 from expunge.models import build_model
 

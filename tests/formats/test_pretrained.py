@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from expunge.errors import OperationalError, UserError
-from expunge.formats.files import Codes, ModelInfo, save_model
+from expunge.formats.model import Codes, ModelInfo, save_model
 from expunge.formats.pretrained import (
     load_exactly,
     load_pretrained,

@@ -13,14 +13,8 @@ import pytest
 import torch
 
 from expunge import registry
-from expunge.formats.files import (
-    Codes,
-    ModelInfo,
-    StoredModel,
-    make_opaque_name,
-    save_fisher,
-    save_model,
-)
+from expunge.formats.fisher import save_fisher
+from expunge.formats.model import Codes, ModelInfo, StoredModel, make_opaque_name, save_model
 from expunge.models import build_model
 
 SHAPE, CLASSES = (1, 4, 4), 4

@@ -5,14 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from expunge.formats.files import (
-    DatasetInfo,
-    SplitInfo,
-    digest_file,
-    save_arrays,
-    save_dataset_info,
-    write_json,
-)
+from expunge.formats.dataset import DatasetInfo, SplitInfo, save_arrays, save_dataset_info
+from expunge.formats.files import digest_file, write_json
 
 
 def write_tiny(

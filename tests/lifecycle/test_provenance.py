@@ -10,7 +10,7 @@ from mlflow_store import save_tiny, tiny_model
 from expunge import ledger
 from expunge.config import PrepareDataConfig
 from expunge.data.array_set import write_array_set
-from expunge.formats.files import save_dataset_info
+from expunge.formats.dataset import save_dataset_info
 from expunge.lifecycle import provenance
 
 

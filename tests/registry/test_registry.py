@@ -14,7 +14,8 @@ from mlflow_store import Registrar, tiny_model
 
 from expunge import registry
 from expunge.errors import OperationalError, RefusedError, UserError
-from expunge.formats.files import digest_file, load_model
+from expunge.formats.files import digest_file
+from expunge.formats.model import load_model
 from expunge.lifecycle import promotion
 from expunge.registry import store as connection
 

@@ -12,7 +12,7 @@ from expunge import ledger, registry
 from expunge import processes as holders
 from expunge.config import ClaimConfig
 from expunge.errors import OperationalError, RefusedError, UserError
-from expunge.formats.files import load_model
+from expunge.formats.model import load_model
 from expunge.lifecycle import promotion
 from expunge.steps.claim_requests import NOTHING, claim_requests
 from expunge.steps.close_requests import close_requests, settle_lost

@@ -8,8 +8,8 @@ from mlflow_store import CLASSES, save_tiny, tiny_model
 
 from expunge.core.fisher import code_losses
 from expunge.errors import UserError
-from expunge.formats import files
-from expunge.formats.files import FISHER
+from expunge.formats.fisher import FISHER, load_fisher, load_forget_terms, save_fisher
+from expunge.formats.model import load_model
 from expunge.steps.compute_fim import compute_fim
 
 CPU = torch.device("cpu")
@@ -23,9 +23,9 @@ def model(tmp_path: Path) -> Path:
 
 def test_the_total_is_the_sum_of_the_codes_squared_gradients(model: Path) -> None:
     assert compute_fim(model, model) == {"classes": [0, 1, 2, 3], "gradients": CLASSES}
-    stored = files.load_model(model)
+    stored = load_model(model)
     parameters = dict(stored.module.named_parameters())
-    total, provenance = files.load_fisher(model)
+    total, provenance = load_fisher(model)
     assert total.keys() == parameters.keys()
     assert set(provenance) == {"torch", "device", "dtype", "chunk"}
     for name, parameter in parameters.items():
@@ -53,7 +53,7 @@ def test_a_total_of_the_same_provenance_saves_the_retained_codes_gradients(
         "retain_computed_directly": False,
         "elements_without_digits": 0,
     }
-    first, second = (files.load_forget_terms(tmp_path / part, CPU) for part in ("direct", "saved"))
+    first, second = (load_forget_terms(tmp_path / part, CPU) for part in ("direct", "saved"))
     for name, value in first.retain.items():
         # what is left of total - part after a cancellation of up to CANCELLATION
         torch.testing.assert_close(second.retain[name], value, rtol=1e-6, atol=1e-16)
@@ -64,14 +64,14 @@ def test_a_total_of_the_same_provenance_saves_the_retained_codes_gradients(
 @pytest.mark.parametrize("key", ["torch", "device", "dtype", "chunk"])
 def test_a_total_of_another_provenance_is_not_read(model: Path, tmp_path: Path, key: str) -> None:
     compute_fim(model, model)
-    total, provenance = files.load_fisher(model)
+    total, provenance = load_fisher(model)
     wrong = {name: 100 * value for name, value in total.items()}
-    files.save_fisher(model, wrong, provenance | {key: "another"})
+    save_fisher(model, wrong, provenance | {key: "another"})
     report = compute_fim(model, tmp_path / "terms", classes=[0])
     assert report["retain_computed_directly"]
     (model / FISHER).unlink()
     compute_fim(model, tmp_path / "bare", classes=[0])
-    read, bare = (files.load_forget_terms(tmp_path / part, CPU) for part in ("terms", "bare"))
+    read, bare = (load_forget_terms(tmp_path / part, CPU) for part in ("terms", "bare"))
     assert all(torch.equal(read.retain[name], value) for name, value in bare.retain.items())
 
 
@@ -81,15 +81,15 @@ def test_elements_without_digits_are_counted_and_computed_directly(
     """A total that holds the forgotten class alone at one element leaves nothing to subtract."""
     compute_fim(model, model)
     compute_fim(model, tmp_path / "terms", classes=[0])
-    forget = files.load_forget_terms(tmp_path / "terms", CPU).forget
-    total, provenance = files.load_fisher(model)
+    forget = load_forget_terms(tmp_path / "terms", CPU).forget
+    total, provenance = load_fisher(model)
     total["head.bias"][2] = forget["head.bias"][2]
-    files.save_fisher(model, total, provenance)
+    save_fisher(model, total, provenance)
     report = compute_fim(model, tmp_path / "again", classes=[0])
     assert report["elements_without_digits"] == 1
     assert report["retain_computed_directly"]
     assert report["gradients"] == CLASSES
-    assert files.load_forget_terms(tmp_path / "again", CPU).lost == 1
+    assert load_forget_terms(tmp_path / "again", CPU).lost == 1
 
 
 @pytest.mark.parametrize(

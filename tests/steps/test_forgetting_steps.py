@@ -9,8 +9,15 @@ import torch
 
 from expunge.config import GateConfig, PerturbConfig, TrainConfig
 from expunge.errors import UserError
-from expunge.formats import files
-from expunge.formats.files import DatasetInfo, SplitInfo
+from expunge.formats.dataset import (
+    DatasetInfo,
+    SplitInfo,
+    load_dataset_info,
+    save_arrays,
+    save_dataset_info,
+)
+from expunge.formats.fisher import FISHER, load_fisher, load_forget_terms, save_fisher
+from expunge.formats.model import load_codes, load_model, load_model_info
 from expunge.steps.compute_fim import compute_fim
 from expunge.steps.export_onnx import export_onnx
 from expunge.steps.perturb import perturb
@@ -30,11 +37,11 @@ def write_rows(folder: Path, *, absent: int | None = None) -> Path:
             labels = labels[labels != absent]
         images = generator.integers(0, 120, (len(labels), 6, 6, 1), dtype=np.uint8)
         images[np.arange(len(labels)), labels] += 130
-        files.save_arrays(folder, split, images, labels)
+        save_arrays(folder, split, images, labels)
         counts = tuple(np.bincount(labels, minlength=5).tolist())
         splits[split] = SplitInfo(len(labels), split, counts)
     info = DatasetInfo("rows", NAMES, (1, 6, 6), (0.3,), (0.25,), "arrays", splits)
-    files.save_dataset_info(folder, info)
+    save_dataset_info(folder, info)
     return folder
 
 
@@ -60,13 +67,13 @@ def unlearned(trained: Path, work: Path, classes: tuple[int, ...], **settings: o
 def test_the_terms_are_the_same_with_and_without_the_total(trained: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(trained / "model", bare)
-    (bare / files.FISHER).unlink()
+    (bare / FISHER).unlink()
     device = torch.device("cpu")
     compute_fim(trained / "model", tmp_path / "a", classes=[1])
     direct = compute_fim(bare, tmp_path / "b", classes=[1])
     assert direct["retain_computed_directly"]
     assert direct["gradients"] == 5
-    first, second = (files.load_forget_terms(tmp_path / part, device) for part in "ab")
+    first, second = (load_forget_terms(tmp_path / part, device) for part in "ab")
     for name, value in second.retain.items():
         torch.testing.assert_close(first.retain[name], value, rtol=1e-6, atol=0)
 
@@ -76,8 +83,8 @@ def test_a_total_that_was_computed_in_another_way_is_not_used(
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(trained / "model", other)
-    total, provenance = files.load_fisher(other)
-    files.save_fisher(other, total, provenance | {"device": "another"})
+    total, provenance = load_fisher(other)
+    save_fisher(other, total, provenance | {"device": "another"})
     assert compute_fim(other, tmp_path / "terms", classes=[1])["retain_computed_directly"]
 
 
@@ -95,8 +102,8 @@ def test_fisher_of_classes_that_cannot_go(
 
 def test_nothing_of_a_forgotten_class_is_written(trained: Path, tmp_path: Path) -> None:
     work = unlearned(trained, tmp_path, (1,))
-    stored = files.load_model(work / "unlearned")
-    base = files.load_model_info(trained / "model")
+    stored = load_model(work / "unlearned")
+    base = load_model_info(trained / "model")
     assert stored.info.forgotten == (1,)
     assert stored.info.parent == "rows/1"
     assert stored.info.settings.keys() == base.settings.keys() - {"seed"}  # it redraws the code
@@ -104,7 +111,7 @@ def test_nothing_of_a_forgotten_class_is_written(trained: Path, tmp_path: Path) 
     whole = b"".join(path.read_bytes() for path in (work / "unlearned").iterdir())
     assert b"bob" not in whole + (work / "model.onnx").read_bytes()
     assert b"dan" in whole
-    code = files.load_codes(trained / "model").images_KCHW[1].numpy().tobytes()
+    code = load_codes(trained / "model").images_KCHW[1].numpy().tobytes()
     assert code not in whole
 
 
@@ -161,7 +168,7 @@ def test_a_second_forget_checks_the_first(trained: Path, tmp_path: Path) -> None
         GateConfig(), trained / "data", second, tmp_path / "second.onnx", base=first, classes=[3]
     )
     assert "erased_stay_erased" in {check["name"] for check in report["checks"]}
-    assert files.load_model_info(second).forgotten == (1, 3)
+    assert load_model_info(second).forgotten == (1, 3)
     with pytest.raises(UserError, match="class 1 is already forgotten"):
         perturb(PerturbConfig((1,)), first, terms, tmp_path / "third", parent="rows/2")
 
@@ -171,11 +178,11 @@ def test_data_that_cannot_say_anything(trained: Path, tmp_path: Path) -> None:
     few = write_rows(tmp_path / "few", absent=1)
     with pytest.raises(UserError, match=r"has no test image of classes \[1\]"):
         validate(GateConfig(), few, *arguments, base=trained / "model", classes=[1])
-    info = files.load_dataset_info(few)
+    info = load_dataset_info(few)
     other = DatasetInfo(**(vars(info) | {"class_names": NAMES[:4]}))
-    files.save_dataset_info(few, other)
+    save_dataset_info(few, other)
     with pytest.raises(UserError, match="has 4 classes and the model 5"):
         validate(GateConfig(), few, *arguments)
-    files.save_dataset_info(few, DatasetInfo(**(vars(info) | {"input_shape": (1, 9, 9)})))
+    save_dataset_info(few, DatasetInfo(**(vars(info) | {"input_shape": (1, 9, 9)})))
     with pytest.raises(UserError, match=r"\(1, 9, 9\) \(C, H, W\) and the model takes"):
         validate(GateConfig(), few, *arguments)

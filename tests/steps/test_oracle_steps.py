@@ -11,7 +11,8 @@ from tiny_data import write_tiny
 from expunge import registry
 from expunge.config import ClaimConfig, TrainConfig
 from expunge.errors import RefusedError, UserError
-from expunge.formats.files import load_model_info, write_json
+from expunge.formats.files import write_json
+from expunge.formats.model import load_model_info
 from expunge.oracles import build_oracle_config, compute_recipe_key, derive_oracle_seeds
 from expunge.steps.claim_requests import claim_requests
 from expunge.steps.find_oracle import find_oracle

@@ -11,7 +11,8 @@ from mlflow_store import SHAPE, save_tiny, tiny_model
 from expunge.config import PerturbConfig
 from expunge.core.rules.calibrate import calibrate
 from expunge.errors import UserError
-from expunge.formats import files
+from expunge.formats.fisher import load_forget_terms
+from expunge.formats.model import load_model, load_model_info
 from expunge.steps.compute_fim import compute_fim
 from expunge.steps.perturb import perturb
 
@@ -37,8 +38,8 @@ def forget(model: Path, work: Path, *classes: int, **settings: Any) -> dict[str,
 
 def test_the_weights_are_the_calibrators(model: Path, tmp_path: Path) -> None:
     forget(model, tmp_path, 2)
-    before, after = (files.load_model(folder) for folder in (model, tmp_path / "unlearned"))
-    terms = files.load_forget_terms(tmp_path / "terms", torch.device("cpu"))
+    before, after = (load_model(folder) for folder in (model, tmp_path / "unlearned"))
+    terms = load_forget_terms(tmp_path / "terms", torch.device("cpu"))
     codes = before.codes
     choice = calibrate(
         before.module, codes.images_KCHW, codes.classes_K, codes.classes_K == 2, terms=terms
@@ -53,7 +54,7 @@ def test_the_weights_are_the_calibrators(model: Path, tmp_path: Path) -> None:
 def test_the_folder_holds_the_retained_codes_and_no_name(model: Path, tmp_path: Path) -> None:
     forget(model, tmp_path, 2, 0)
     folder = tmp_path / "unlearned"
-    before, after = files.load_model(model), files.load_model(folder)
+    before, after = load_model(model), load_model(folder)
     assert {path.name for path in folder.iterdir()} == {
         "model.json",
         "weights.safetensors",
@@ -73,7 +74,7 @@ def test_the_folder_holds_the_retained_codes_and_no_name(model: Path, tmp_path: 
 def test_a_second_forget_keeps_the_first(model: Path, tmp_path: Path) -> None:
     forget(model, tmp_path / "first", 3)
     forget(tmp_path / "first" / "unlearned", tmp_path / "second", 0)
-    info = files.load_model_info(tmp_path / "second" / "unlearned")
+    info = load_model_info(tmp_path / "second" / "unlearned")
     assert info.forgotten == (0, 3)
     assert info.class_names == ("forgotten-0", "name-1", "name-2", "forgotten-3")
 
@@ -124,7 +125,7 @@ def test_what_cannot_be_forgotten_writes_nothing(
     tmp_path: Path, classes: tuple[int, ...], message: str
 ) -> None:
     model = save_tiny(tmp_path / "model", tiny_model(forgotten=(3,)))
-    assert files.load_model_info(model).input_shape == SHAPE
+    assert load_model_info(model).input_shape == SHAPE
     with pytest.raises(UserError, match=message):
         perturb(PerturbConfig(classes), model, tmp_path / "none", tmp_path / "out", parent="s/1")
     assert not (tmp_path / "out").exists()

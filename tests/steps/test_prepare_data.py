@@ -8,7 +8,7 @@ from PIL import Image
 
 from expunge.config import PrepareDataConfig
 from expunge.errors import DataError, OperationalError, UserError
-from expunge.formats.files import load_dataset_info
+from expunge.formats.dataset import load_dataset_info
 from expunge.steps.prepare_data import prepare_data
 
 

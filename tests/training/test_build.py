@@ -14,7 +14,8 @@ from torch import nn
 
 from expunge.config import TrainConfig
 from expunge.errors import UserError
-from expunge.formats.files import load_dataset_info, load_model_info
+from expunge.formats.dataset import load_dataset_info
+from expunge.formats.model import load_model_info
 from expunge.lifecycle import promotion
 from expunge.models import build_model
 from expunge.training.build import (

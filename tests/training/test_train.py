@@ -19,7 +19,8 @@ from tiny_data import write_tiny
 from expunge.config import TrainConfig
 from expunge.core.codes import draw_codes
 from expunge.errors import OperationalError, UserError
-from expunge.formats.files import load_dataset_info, load_model, save_dataset_info
+from expunge.formats.dataset import load_dataset_info, save_dataset_info
+from expunge.formats.model import load_model
 from expunge.steps.train import train
 from expunge.training.checkpoints import locked
 

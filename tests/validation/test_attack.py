@@ -11,8 +11,9 @@ from tiny_data import write_tiny
 from expunge.config import PrepareDataConfig, TrainConfig
 from expunge.core.heads import MASK, SOFT_MASK, mask_head, read_head, with_head
 from expunge.errors import UserError
-from expunge.formats import files
-from expunge.formats.files import Codes, ModelInfo, StoredModel
+from expunge.formats.dataset import load_arrays, load_dataset_info, save_arrays, save_dataset_info
+from expunge.formats.files import write_json
+from expunge.formats.model import Codes, ModelInfo, StoredModel, load_model, save_model
 from expunge.models import build_model
 from expunge.steps.prepare_data import prepare_data
 from expunge.steps.train import train
@@ -47,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def model(root: Path, name: str) -> StoredModel:
-    return files.load_model(root / name)
+    return load_model(root / name)
 
 
 def hidden(root: Path) -> StoredModel:
@@ -69,7 +70,7 @@ def attacked(
     folder = root / data
     return attack(
         folder,
-        files.load_dataset_info(folder),
+        load_dataset_info(folder),
         model(root, "original"),
         judged,
         [model(root, found) if isinstance(found, str) else found for found in oracles],
@@ -201,16 +202,16 @@ def test_a_model_without_numbers_fails_and_can_be_reported(
     assert found.reasons == (
         "The unlearned model gives values that are no numbers; no attack was made.",
     )
-    files.write_json(tmp_path / "report.json", found.report)
+    write_json(tmp_path / "report.json", found.report)
 
 
 def test_a_class_without_training_images_is_named(root: Path, tmp_path: Path) -> None:
-    info = files.load_dataset_info(root / "data")
+    info = load_dataset_info(root / "data")
     for split in ("train", "test"):
-        images_NHWC, labels_N = files.load_arrays(root / "data", split)
+        images_NHWC, labels_N = load_arrays(root / "data", split)
         kept_N = labels_N != (GONE if split == "train" else -1)
-        files.save_arrays(tmp_path, split, images_NHWC[kept_N], labels_N[kept_N])
-    files.save_dataset_info(tmp_path, info)
+        save_arrays(tmp_path, split, images_NHWC[kept_N], labels_N[kept_N])
+    save_dataset_info(tmp_path, info)
     with pytest.raises(UserError, match=r"digits has too few images .*: class 3 has no image"):
         attacked(root, hidden(root), ORACLES, str(tmp_path))
 
@@ -228,15 +229,15 @@ def squeezed(folder: Path, edit: Callable[[torch.nn.Module], object]) -> StoredM
         data_digests={},
     )
     codes = Codes(torch.rand(4, 3, 32, 32), torch.arange(4))
-    files.save_model(folder, info, module.state_dict(), codes)
-    return files.load_model(folder)
+    save_model(folder, info, module.state_dict(), codes)
+    return load_model(folder)
 
 
 def test_a_model_without_a_linear_head_is_not_looked_into(tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "data", shape=(3, 32, 32))
     torch.manual_seed(0)
     stored = squeezed(tmp_path / "model", lambda module: None)
-    info = files.load_dataset_info(data)
+    info = load_dataset_info(data)
     found = attack(data, info, stored, stored, [], [1], forget_error=0.95)
     assert found.grades[UNLEARNED] == found.grades[ORIGINAL]
     assert bool(found.problems) == (found.grades[ORIGINAL] != "failed")

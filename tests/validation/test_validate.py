@@ -11,8 +11,15 @@ import torch
 
 from expunge.config import GateConfig
 from expunge.errors import DataError, UserError
-from expunge.formats import files
-from expunge.formats.files import Codes, DatasetInfo, ModelInfo, SplitInfo
+from expunge.formats.dataset import (
+    DatasetInfo,
+    SplitInfo,
+    load_dataset_info,
+    save_arrays,
+    save_dataset_info,
+)
+from expunge.formats.files import digest_file, read_json, write_json
+from expunge.formats.model import Codes, ModelInfo, load_model, make_opaque_name, save_model
 from expunge.models.mlp import MLP
 from expunge.steps.export_onnx import export_onnx
 from expunge.steps.validate import validate
@@ -40,10 +47,10 @@ def write_data(folder: Path, samples: Sequence[int] = SAMPLES, *names: str) -> P
         shown += [(label + 1) % COUNT] * odd + [label] * (count - odd)
     splits = {}
     for split in names or ("test",):
-        files.save_arrays(folder, split, rows(shown), labels_N)
+        save_arrays(folder, split, rows(shown), labels_N)
         splits[split] = SplitInfo(len(labels_N), "digest", tuple(samples))
     info = DatasetInfo("rows", NAMES, (1, SIDE, SIDE), (0.0,), (1.0,), "arrays", splits)
-    files.save_dataset_info(folder, info)
+    save_dataset_info(folder, info)
     return folder
 
 
@@ -65,7 +72,7 @@ def write_model(
     info = ModelInfo(
         arch="mlp",
         class_names=tuple(
-            files.make_opaque_name(index) if index in forgotten else name
+            make_opaque_name(index) if index in forgotten else name
             for index, name in enumerate(NAMES)
         ),
         input_shape=(1, SIDE, SIDE),
@@ -76,7 +83,7 @@ def write_model(
         forgotten=forgotten,
     )
     codes_KCHW = torch.from_numpy(rows(kept)).permute(0, 3, 1, 2) / 255
-    files.save_model(folder, info, model.state_dict(), Codes(codes_KCHW, torch.tensor(kept)))
+    save_model(folder, info, model.state_dict(), Codes(codes_KCHW, torch.tensor(kept)))
     return folder
 
 
@@ -137,8 +144,8 @@ def gate(
         classes=classes,
         **settings,
     )
-    files.write_json(root / "report.json", report)
-    assert files.read_json(root / "report.json") == report
+    write_json(root / "report.json", report)
+    assert read_json(root / "report.json") == report
     return report
 
 
@@ -249,8 +256,8 @@ def test_a_broken_onnx_file_is_named(root: Path, tmp_path: Path, kept: int) -> N
 def test_data_of_another_model_is_refused(
     root: Path, tmp_path: Path, change: dict[str, Any], text: str
 ) -> None:
-    info = files.load_dataset_info(write_data(tmp_path))
-    files.save_dataset_info(tmp_path, dataclasses.replace(info, **change))
+    info = load_dataset_info(write_data(tmp_path))
+    save_dataset_info(tmp_path, dataclasses.replace(info, **change))
     with pytest.raises(UserError, match=text):
         gate(root, "good", dataset=tmp_path)
 
@@ -276,7 +283,7 @@ def test_data_without_a_test_split_is_refused(root: Path, tmp_path: Path) -> Non
 def test_the_models_are_not_touched(root: Path) -> None:
     def digests() -> dict[Path, str]:
         folders = [root / name for name in ("data", "good", "masked")]
-        return {path: files.digest_file(path) for f in folders for path in f.iterdir()}
+        return {path: digest_file(path) for f in folders for path in f.iterdir()}
 
     before = digests()
     gate(root, "masked", "good", 1)
@@ -382,9 +389,9 @@ def test_no_policy_lets_the_file_of_another_model_pass(root: Path) -> None:
 
 def with_digest(folder: Path, source: Path, digest: str) -> Path:
     """The model of `source`, trained on a test split of this digest."""
-    stored = files.load_model(source)
+    stored = load_model(source)
     info = dataclasses.replace(stored.info, data_digests={"test": digest})
-    files.save_model(folder, info, stored.module.state_dict(), stored.codes)
+    save_model(folder, info, stored.module.state_dict(), stored.codes)
     return folder
 
 

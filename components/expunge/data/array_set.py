@@ -14,7 +14,7 @@ from expunge.data.images import fit_image
 from expunge.data.pool import parallel_map
 from expunge.data.stats import channel_histogram, describe_arrays, mean_and_std
 from expunge.errors import UserError
-from expunge.formats.files import DatasetInfo, save_arrays
+from expunge.formats.dataset import DatasetInfo, save_arrays
 
 # Bytes of uint8 pixels, over all splits read, that are held in memory; above it files stay files.
 # The training process holds them as well, on machines with 8 GiB and more.

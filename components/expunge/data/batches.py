@@ -16,7 +16,7 @@ from torch import Tensor
 from expunge.core.epoch import Batch, EpochDraws, crop_and_flip, flip, split_evenly
 from expunge.data.decoding import FileReader, Job
 from expunge.errors import DataError, UserError
-from expunge.formats.files import DatasetInfo, load_arrays
+from expunge.formats.dataset import DatasetInfo, load_arrays
 
 # Arrays larger than this share of a GPU's free memory stay in the host's, to leave the model room.
 DEVICE_SHARE = 0.5

@@ -10,7 +10,7 @@ import numpy as np
 from expunge.config import PrepareDataConfig
 from expunge.data.array_set import Arrays, write_array_set
 from expunge.data.stats import stable_order
-from expunge.formats.files import DatasetInfo
+from expunge.formats.dataset import DatasetInfo
 
 TEST_SHARE = 0.2
 _LEVELS = 16  # the original pixels run from 0 to 16

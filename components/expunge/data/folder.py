@@ -10,7 +10,7 @@ from expunge.data.image_set import write_image_set
 from expunge.data.images import ImageFile
 from expunge.data.layout import Tree, is_ignored
 from expunge.errors import DataError
-from expunge.formats.files import DatasetInfo
+from expunge.formats.dataset import DatasetInfo
 
 
 def write_folder(config: PrepareDataConfig, target: Path) -> DatasetInfo:

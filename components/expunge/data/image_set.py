@@ -22,7 +22,8 @@ from expunge.data.images import (
 from expunge.data.layout import Arranged, Tree, arrange
 from expunge.data.pool import parallel_map
 from expunge.data.stats import channel_histogram, describe_files, mean_and_std, stable_order
-from expunge.formats.files import DatasetInfo, write_json
+from expunge.formats.dataset import DatasetInfo
+from expunge.formats.files import write_json
 
 DEFAULT_SIZE = 224  # pixels a side, where sizes differ and none is asked for: ImageNet's custom
 SAMPLE = 2048  # images that mean and std of a set of files are measured on: std error under 1e-2

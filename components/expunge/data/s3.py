@@ -16,7 +16,7 @@ from expunge.data.image_set import write_image_set
 from expunge.data.layout import Parts, Tree, is_ignored
 from expunge.data.pool import MAX_THREADS, parallel_map
 from expunge.errors import DataError, OperationalError
-from expunge.formats.files import DatasetInfo
+from expunge.formats.dataset import DatasetInfo
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError

@@ -10,7 +10,7 @@ from expunge.data.folder import write_folder
 from expunge.data.s3 import write_s3
 from expunge.data.torchvision_sets import SETS, write_torchvision
 from expunge.errors import UserError
-from expunge.formats.files import DatasetInfo
+from expunge.formats.dataset import DatasetInfo
 
 Loader = Callable[[PrepareDataConfig, Path], DatasetInfo]
 

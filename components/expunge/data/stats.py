@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from expunge.formats.files import SplitInfo
+from expunge.formats.dataset import SplitInfo
 
 VALUES = 256
 _ROWS = 1024  # images counted at once: np.bincount widens its input to eight bytes a pixel

@@ -9,7 +9,7 @@ import numpy as np
 from expunge.config import PrepareDataConfig
 from expunge.data.array_set import write_array_set
 from expunge.errors import DataError
-from expunge.formats.files import DatasetInfo
+from expunge.formats.dataset import DatasetInfo
 
 # Source name: torchvision's class and the folder below `data_root` that its reader looks into.
 SETS = {

@@ -1,1 +1,1 @@
-"""The formats on disk: one save and one load function for each."""
+"""Formats on disk: one save and one load function for each; safetensors and JSON, never pickle."""

@@ -23,7 +23,7 @@ import numpy as np
 
 import expunge
 from expunge.errors import UserError
-from expunge.formats.files import StoredModel, make_opaque_name
+from expunge.formats.model import StoredModel, make_opaque_name
 
 if TYPE_CHECKING:
     from torch import nn

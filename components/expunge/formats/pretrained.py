@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import OperationalError, UserError
-from expunge.formats.files import MODEL, WEIGHTS, load_model_info
+from expunge.formats.model import MODEL, WEIGHTS, load_model_info
 from expunge.models import ARCHITECTURES
 
 State = dict[str, Tensor]

@@ -8,15 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from expunge import environment, ledger
-from expunge.formats.files import (
-    DATASET,
-    MODEL,
-    digest_file,
-    load_dataset_info,
-    load_model_info,
-    make_opaque_name,
-    read_json,
-)
+from expunge.formats.dataset import DATASET, load_dataset_info
+from expunge.formats.files import digest_file, read_json
+from expunge.formats.model import MODEL, load_model_info, make_opaque_name
 
 if TYPE_CHECKING:
     from expunge.registry import Version

@@ -1,7 +1,7 @@
 """Runs and registered versions, in MLflow; the only package that imports it, and only when called.
 
 An expunge version is an MLflow model version whose flavour is ONNX, whose artifacts hold a model
-folder (`expunge.formats.files`) and whose tags start with `expunge.`. The alias `champion` serves,
+folder (`expunge.formats.model`) and whose tags start with `expunge.`. The alias `champion` serves,
 `previous` is what it replaced. Oracles are versions of the model `NAME-oracles`, without aliases.
 """
 

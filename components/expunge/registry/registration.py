@@ -14,15 +14,8 @@ from typing import Any
 
 import expunge
 from expunge.errors import OperationalError, UserError
-from expunge.formats.files import (
-    CODES,
-    ONNX,
-    WEIGHTS,
-    ModelInfo,
-    digest_file,
-    load_model_info,
-    make_opaque_name,
-)
+from expunge.formats.files import digest_file
+from expunge.formats.model import CODES, ONNX, WEIGHTS, ModelInfo, load_model_info, make_opaque_name
 from expunge.oracles import SUFFIX, compute_recipe_key, holds_oracles
 from expunge.registry.store import check_name, connect, store_errors
 from expunge.registry.versions import (

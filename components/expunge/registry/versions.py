@@ -11,16 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import OperationalError, UserError
-from expunge.formats.files import (
-    CODES,
-    FISHER,
-    MODEL,
-    ONNX,
-    WEIGHTS,
-    ModelInfo,
-    digest_file,
-    load_model_info,
-)
+from expunge.formats.files import digest_file
+from expunge.formats.fisher import FISHER
+from expunge.formats.model import CODES, MODEL, ONNX, WEIGHTS, ModelInfo, load_model_info
 from expunge.oracles import SUFFIX, check_no_oracle_model, holds_oracles, name_oracle_model
 from expunge.registry.store import check_name, connect, pages, store_errors
 

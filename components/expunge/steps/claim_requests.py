@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.config import ClaimConfig
 from expunge.errors import UserError
-from expunge.formats.files import ModelInfo, load_model_info
+from expunge.formats.model import ModelInfo, load_model_info
 from expunge.oracles import SUFFIX
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from expunge.device import best_device, gradient_chunk
 from expunge.errors import UserError
-from expunge.formats import files
+from expunge.formats.fisher import FISHER, load_fisher, save_fisher, save_forget_terms
+from expunge.formats.model import load_model
 
 
 def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> dict[str, object]:
@@ -23,7 +24,7 @@ def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> di
 
     from expunge.core.fisher import code_gradients, forget_terms
 
-    stored = files.load_model(model)
+    stored = load_model(model)
     device = best_device()
     provenance = {
         "torch": torch.__version__,
@@ -38,14 +39,14 @@ def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> di
     chunk = gradient_chunk(device)
     if not classes:
         total = code_gradients(module, codes_KCHW, classes_K, chunk=chunk).squares
-        files.save_fisher(fisher, total, provenance)
+        save_fisher(fisher, total, provenance)
         return {"classes": held, "gradients": len(held)}
     missing = sorted(set(classes) - set(held))
     if missing:
         raise UserError(f"classes {missing} have no code in this model; it has codes of {held}")
     if set(classes) == set(held):
         raise UserError("all classes are to be forgotten; at least one has to remain")
-    known, how = files.load_fisher(model) if (model / files.FISHER).exists() else (None, {})
+    known, how = load_fisher(model) if (model / FISHER).exists() else (None, {})
     usable = known is not None and how == provenance
     terms = forget_terms(
         module,
@@ -55,7 +56,7 @@ def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> di
         total={n: value.to(device) for n, value in known.items()} if usable and known else None,
         chunk=chunk,
     )
-    files.save_forget_terms(fisher, terms)
+    save_forget_terms(fisher, terms)
     gradients = len(held) if terms.direct else len(classes)
     return {
         "classes": sorted(classes),

@@ -7,7 +7,7 @@ from typing import Any
 def export_onnx(model: Path, onnx: Path) -> dict[str, Any]:
     """Export the model in folder `model` to the file `onnx`; its digest and size as the report."""
     from expunge.formats import onnx as export
-    from expunge.formats.files import load_model
+    from expunge.formats.model import load_model
 
     digest = export.export_onnx(load_model(model), onnx)
     return {"sha256": digest, "bytes": onnx.stat().st_size}

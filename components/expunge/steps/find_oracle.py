@@ -15,7 +15,7 @@ def find_oracle(dataset: Path, name: str, version: int, classes: Sequence[int], 
     """
     from expunge import registry
     from expunge.errors import UserError
-    from expunge.formats.files import load_dataset_info
+    from expunge.formats.dataset import load_dataset_info
     from expunge.oracles import compute_recipe_key
 
     base = registry.resolve(name, version or None)

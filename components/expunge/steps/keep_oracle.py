@@ -15,7 +15,8 @@ def keep_oracle(name: str, version: int, model: Path, onnx: Path, report: Path) 
         UserError: it was trained on other data or with other settings than the version.
     """
     from expunge import registry
-    from expunge.formats.files import CODES, MODEL, ONNX, WEIGHTS, load_model_info, read_json
+    from expunge.formats.files import read_json
+    from expunge.formats.model import CODES, MODEL, ONNX, WEIGHTS, load_model_info
     from expunge.lifecycle import provenance
     from expunge.oracles import check_same_recipe, name_oracle_model
 

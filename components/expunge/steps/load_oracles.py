@@ -30,7 +30,7 @@ def load_oracles(
         RefusedError: grade "forgotten" is asked for and there are too few oracles for it.
     """
     from expunge import registry
-    from expunge.formats.files import load_model_info
+    from expunge.formats.model import load_model_info
     from expunge.oracles import NEEDED, check_enough_oracles, compute_recipe_key
 
     info = load_model_info(base)

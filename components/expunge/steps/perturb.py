@@ -8,8 +8,9 @@ from typing import Any
 from expunge.class_selection import check_forgettable
 from expunge.config import PerturbConfig
 from expunge.device import best_device
-from expunge.formats import files
-from expunge.formats.files import Codes, ModelInfo
+from expunge.formats.files import replace_non_finite
+from expunge.formats.fisher import load_forget_terms
+from expunge.formats.model import Codes, ModelInfo, load_model, make_opaque_name, save_model
 
 
 def perturb(
@@ -28,10 +29,10 @@ def perturb(
     from expunge.core.rules.calibrate import calibrate
     from expunge.core.rules.paths import Trial
 
-    stored = files.load_model(model)
+    stored = load_model(model)
     check_forgettable(stored.info, config.classes)
     device = best_device()
-    terms = files.load_forget_terms(fisher, device)
+    terms = load_forget_terms(fisher, device)
     module = stored.module.to(device)
     classes_K = stored.codes.classes_K.to(device)
     codes_KCHW = stored.codes.images_KCHW.to(device)
@@ -55,10 +56,10 @@ def perturb(
     kept_K = ~forget_K.cpu()
     codes = Codes(stored.codes.images_KCHW[kept_K], stored.codes.classes_K[kept_K])
     info = unlearned_info(stored.info, config.classes, parent)
-    files.save_model(unlearned, info, module.state_dict(), codes)
+    save_model(unlearned, info, module.state_dict(), codes)
 
     def row(trial: Trial) -> dict[str, Any]:
-        values: dict[str, Any] = files.replace_non_finite(dataclasses.asdict(trial))
+        values: dict[str, Any] = replace_non_finite(dataclasses.asdict(trial))
         return values
 
     return {
@@ -78,7 +79,7 @@ def unlearned_info(info: ModelInfo, classes: tuple[int, ...], parent: str) -> Mo
     """
     forgotten = tuple(sorted({*info.forgotten, *classes}))
     names = tuple(
-        files.make_opaque_name(index) if index in forgotten else name
+        make_opaque_name(index) if index in forgotten else name
         for index, name in enumerate(info.class_names)
     )
     settings = {key: value for key, value in info.settings.items() if key != "seed"}

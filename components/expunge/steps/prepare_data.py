@@ -6,11 +6,11 @@ from pathlib import Path
 from expunge.config import PrepareDataConfig
 from expunge.data.sources import find_loader
 from expunge.errors import OperationalError, UserError
-from expunge.formats.files import DatasetInfo, save_dataset_info
+from expunge.formats.dataset import DatasetInfo, save_dataset_info
 
 
 def prepare_data(config: PrepareDataConfig, dataset: Path) -> DatasetInfo:
-    """Write the data set folder that `expunge.formats.files` describes, whole or not at all.
+    """Write the data set folder that `expunge.formats.dataset` describes, whole or not at all.
 
     Everything is written into a temporary folder beside `dataset`, `dataset.json` last, and then
     renamed. `dataset` may exist as an empty folder.

@@ -27,7 +27,9 @@ def register(
             requests to another.
     """
     from expunge import environment, registry
-    from expunge.formats.files import CODES, FISHER, MODEL, ONNX, WEIGHTS, read_json
+    from expunge.formats.files import read_json
+    from expunge.formats.fisher import FISHER
+    from expunge.formats.model import CODES, MODEL, ONNX, WEIGHTS
     from expunge.lifecycle import provenance
     from expunge.verdicts import rejected_by, verdict
 

@@ -15,16 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.config import TrainConfig
 from expunge.errors import UserError
-from expunge.formats.files import (
-    Codes,
-    DatasetInfo,
-    ModelInfo,
-    load_dataset_info,
-    make_opaque_name,
-    read_json,
-    save_model,
-    write_json,
-)
+from expunge.formats.dataset import DatasetInfo, load_dataset_info
+from expunge.formats.files import read_json, write_json
+from expunge.formats.model import Codes, ModelInfo, make_opaque_name, save_model
 from expunge.training import trainjob
 from expunge.training.checkpoints import checkpoint_key, load_latest, locked, remove_checkpoints
 from expunge.training.multinode import launch_across
@@ -44,7 +37,7 @@ def train(
     checkpoints: Path,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
 ) -> dict[str, Any]:
-    """Train, write the model folder that `expunge.formats.files` describes, and report.
+    """Train, write the model folder that `expunge.formats.model` describes, and report.
 
     The same config and data give the same bytes on the same machine. A run that is killed goes on
     from its last epoch in `checkpoints`, to the same bytes; `on_epoch` then gets the epochs before

@@ -16,9 +16,9 @@ from expunge.core.grading.checks import Check
 from expunge.data.batches import Share, Split, open_split
 from expunge.device import best_device
 from expunge.errors import UserError
-from expunge.formats import files
 from expunge.formats import onnx as export
-from expunge.formats.files import StoredModel
+from expunge.formats.dataset import DatasetInfo, load_dataset_info
+from expunge.formats.model import StoredModel, load_model
 from expunge.validation.attack import attack
 from expunge.validation.findings import UNLEARNED, Findings
 
@@ -50,9 +50,9 @@ def validate(
     Raises:
         UserError: the data set does not fit the model, or lacks images of a class that it needs.
     """
-    info = files.load_dataset_info(dataset)
-    unlearned = files.load_model(model)
-    original = files.load_model(base) if base else unlearned
+    info = load_dataset_info(dataset)
+    unlearned = load_model(model)
+    original = load_model(base) if base else unlearned
     _check_fit(info, unlearned)
     split = open_split(dataset, info, "test", torch.device("cpu"))
     parity = export.parity(
@@ -115,7 +115,7 @@ def validate(
         info,
         original,
         unlearned,
-        [files.load_model(folder) for folder in folders],
+        [load_model(folder) for folder in folders],
         classes,
         forget_error=config.forget_error,
     )
@@ -215,7 +215,7 @@ def _codes_right(judged: StoredModel, owner: StoredModel) -> Tensor:
     return torch.eq(predictions_K, owner.codes.classes_K).double()
 
 
-def _check_fit(info: files.DatasetInfo, stored: StoredModel) -> None:
+def _check_fit(info: DatasetInfo, stored: StoredModel) -> None:
     if info.input_shape != stored.info.input_shape:
         raise UserError(
             f"images of {info.source} are {info.input_shape} (C, H, W) and the model takes "
@@ -228,7 +228,7 @@ def _check_fit(info: files.DatasetInfo, stored: StoredModel) -> None:
         )
 
 
-def _changed_splits(info: files.DatasetInfo, stored: StoredModel) -> list[str]:
+def _changed_splits(info: DatasetInfo, stored: StoredModel) -> list[str]:
     """The splits that are not what the model was trained with, as far as it says."""
     known = stored.info.data_digests
     return [

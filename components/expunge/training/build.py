@@ -21,7 +21,8 @@ from expunge.core.epoch import Inputs, derive_seed
 from expunge.core.precision import choose_precision
 from expunge.data.batches import open_split
 from expunge.errors import UserError
-from expunge.formats.files import MODEL, DatasetInfo, load_model_info
+from expunge.formats.dataset import DatasetInfo
+from expunge.formats.model import MODEL, load_model_info
 from expunge.formats.pretrained import (
     SUFFIXES,
     load_exactly,

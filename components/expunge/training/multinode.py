@@ -20,7 +20,7 @@ from typing import Any
 
 from expunge.config import TrainConfig
 from expunge.errors import ExpungeError, OperationalError, UserError
-from expunge.formats.files import load_dataset_info
+from expunge.formats.dataset import load_dataset_info
 from expunge.training.checkpoints import LOCK, locked
 from expunge.training.node import ALIVE
 from expunge.training.torchrun import (

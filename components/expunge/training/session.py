@@ -25,7 +25,7 @@ from expunge.core.epoch import (
 )
 from expunge.core.metrics import class_counts, predict
 from expunge.data.batches import Share, Split, choose_augmentation
-from expunge.formats.files import DatasetInfo
+from expunge.formats.dataset import DatasetInfo
 from expunge.training.checkpoints import Checkpoint
 
 # Images evaluated at once: enough to fill a device, without the memory that large images take.

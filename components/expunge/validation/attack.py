@@ -18,7 +18,8 @@ from expunge.core.grading.judge import judge, outputs_forget
 from expunge.core.heads import MASK, Head, Observed, mask_heads, read_head, with_head
 from expunge.device import best_device, deterministic
 from expunge.errors import UserError
-from expunge.formats.files import DatasetInfo, ModelInfo, StoredModel
+from expunge.formats.dataset import DatasetInfo
+from expunge.formats.model import ModelInfo, StoredModel
 from expunge.oracles import NEEDED
 from expunge.validation.findings import (
     HELD_OUT,

@@ -15,7 +15,7 @@ from expunge.core.heads import Observed, observe, read_head
 from expunge.core.metrics import predict
 from expunge.data.batches import open_split
 from expunge.errors import UserError
-from expunge.formats.files import DatasetInfo
+from expunge.formats.dataset import DatasetInfo
 
 BATCH = 256
 # Fixed: the battery is an instrument, and two validations of one model have to agree.

@@ -7,7 +7,7 @@ from typing import Any
 
 from expunge import class_selection, registry
 from expunge.errors import UserError
-from expunge.formats.files import ModelInfo
+from expunge.formats.model import ModelInfo
 from expunge.oracles import (
     NEEDED,
     build_oracle_config,

@@ -11,7 +11,8 @@ from trained_store import GONE, NAME, Store, command, document
 from expunge import registry
 from expunge.core.fisher import code_gradients
 from expunge.data.digits import load_digit_splits
-from expunge.formats import files
+from expunge.formats.fisher import load_fisher
+from expunge.formats.model import load_model
 
 FIELDS = {
     "model", "base_version", "classes", "rule", "sign", "strength", "before", "after", "checks",
@@ -73,10 +74,10 @@ def test_the_champion_forgot_and_previous_is_what_it_replaced(trained_store: Sto
 
 def test_nothing_of_the_class_is_left_in_the_version(trained_store: Store, tmp_path) -> None:
     registry.download(registry.resolve(NAME), tmp_path / "model")
-    stored = files.load_model(tmp_path / "model")
+    stored = load_model(tmp_path / "model")
     assert stored.codes.classes_K.tolist() == [i for i in range(10) if i != GONE]
     assert stored.info.class_names[GONE] == "forgotten-3"
-    total, _ = files.load_fisher(tmp_path / "model")
+    total, _ = load_fisher(tmp_path / "model")
     codes = stored.codes
     expected = code_gradients(stored.module, codes.images_KCHW, codes.classes_K).squares
     for name, value in expected.items():

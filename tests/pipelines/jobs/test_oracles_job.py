@@ -7,7 +7,7 @@ import pytest
 from trained_store import GONE, NAME, Store, command, document, state
 
 from expunge import environment, registry
-from expunge.formats.files import load_model_info
+from expunge.formats.model import load_model_info
 from expunge.oracles import compute_recipe_key, derive_oracle_seeds
 from expunge_pipelines.oracles import build_oracles
 from expunge_pipelines.placement import no_resources
