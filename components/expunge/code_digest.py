@@ -1,4 +1,4 @@
-"""A digest of the code that runs: part of the key of a cached step, as its inputs' digests are."""
+"""Digest of the code that runs: part of a cached step's key, as its inputs' digests are."""
 
 import hashlib
 from collections.abc import Iterator
@@ -25,46 +25,46 @@ LIBRARIES = (
 
 @cache
 def compute_code_digest() -> str:
-    """The digest of this package's source files and of the versions of what they compute with.
+    """Digest this package's source files and the versions of what they compute with.
 
     A zipped package is read as well. It takes some 10 ms, once in a process.
 
     Raises:
         OperationalError: the package was installed without its sources.
     """
-    versions = " ".join(f"{name}=={_version(name)}" for name in LIBRARIES)
-    return _short(f"{digest_sources(resources.files('expunge'))} {versions}")
+    versions = " ".join(f"{name}=={_read_version(name)}" for name in LIBRARIES)
+    return _shorten(f"{digest_sources(resources.files('expunge'))} {versions}")
 
 
 def digest_sources(folder: Traversable) -> str:
-    """The digest of a folder's `*.py` files and their names, in the order of the names.
+    """Digest a folder's `*.py` files and their names, in the order of the names.
 
     Raises:
         OperationalError: there are none.
     """
-    found = dict(_sources(folder, ""))
+    found = dict(_iterate_sources(folder, ""))
     if not found:
         raise OperationalError(
             f"{folder} holds no source file, and without a digest of the code a cached step could "
             "be answered by other code; install expunge with its .py files"
         )
-    return _short("".join(f"{name} {digest}\n" for name, digest in sorted(found.items())))
+    return _shorten("".join(f"{name} {digest}\n" for name, digest in sorted(found.items())))
 
 
-def _sources(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
+def _iterate_sources(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
     for entry in folder.iterdir():
         if entry.is_dir():
-            yield from _sources(entry, f"{prefix}{entry.name}/")
+            yield from _iterate_sources(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(".py"):
             yield prefix + entry.name, hashlib.sha256(entry.read_bytes()).hexdigest()
 
 
-def _version(name: str) -> str:
+def _read_version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "none"
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

@@ -1,4 +1,4 @@
-"""Which device a step runs on, and how torch repeats itself there to the bit.
+"""Device of a step, and results that repeat to the bit on it.
 
 The core is given a device; the steps choose it here.
 """
@@ -19,18 +19,18 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def best_device() -> torch.device:
-    """The first GPU where there is one, the CPU otherwise."""
+    """Return the first GPU where there is one, the CPU otherwise."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def gradient_chunk(device: torch.device) -> int:
-    """How many per-code gradients `core.fisher` takes at once on this device."""
+    """Return how many per-code gradients `core.fisher` takes at once on this device."""
     return GPU_CHUNK if device.type == "cuda" else CPU_CHUNK
 
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Deterministic algorithms inside, and everything as it was afterwards.
+    """Use deterministic algorithms inside, and restore everything afterwards.
 
     An operation that has none only warns: a few torchvision architectures use one on a GPU.
     """

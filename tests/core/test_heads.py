@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torchvision.models import SwinTransformer, VisionTransformer
 
 from expunge.core.heads import (
     MASKED,
@@ -46,16 +47,40 @@ def images_NCHW() -> torch.Tensor:
 def test_the_head_is_the_last_linear_layer(
     arch: str, shape: tuple[int, int, int], name: str
 ) -> None:
-    model = build_model(arch, shape, CLASSES)
-    assert find_head_name(model, CLASSES) == name
-    images_NCHW = torch.rand(2, *shape)
-    observed = observe(model, [(images_NCHW, torch.zeros(2))], CLASSES)
+    with torch.device("meta"):  # shapes only: drawing the weights would take seconds
+        model = build_model(arch, shape, CLASSES)
+        assert find_head_name(model, CLASSES) == name
+        observed = observe(model, [(torch.rand(2, *shape), torch.zeros(2))], CLASSES)
+    assert observed.features_ND.shape[1] == read_head(model, CLASSES).weight_CD.shape[1]
+
+
+def build_small(kind: str) -> nn.Module:
+    """A model of the kind that is small enough to compute with."""
+    if kind == "swin":
+        return SwinTransformer([4, 4], 12, [1, 1], [1, 2], [4, 4], num_classes=CLASSES)
+    if kind == "vit":
+        sizes = {"hidden_dim": 8, "mlp_dim": 8, "num_layers": 1, "num_heads": 2}
+        model = VisionTransformer(image_size=32, patch_size=16, num_classes=CLASSES, **sizes)
+        # torchvision starts the head at zero, and zeros would equal any features' logits
+        nn.init.normal_(model.get_parameter("heads.head.weight"))
+        return model
+    return build_model(kind, (3, 32, 32), CLASSES)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "resnet20", "mobilenet_v2", "swin", "vit"])
+def test_the_head_of_the_features_gives_the_logits(kind: str) -> None:
+    """Dropout, pooling and norms all come before what the head is given."""
+    torch.manual_seed(0)
+    model = build_small(kind)
+    observed = observe(model, [(torch.rand(2, 3, 32, 32), torch.zeros(2))], CLASSES)
     head = read_head(model, CLASSES)
+    assert observed.logits_NC.abs().max() > 0
     torch.testing.assert_close(head.logits(observed.features_ND), observed.logits_NC)
 
 
 def test_a_model_without_a_linear_head_is_refused() -> None:
-    model = build_model("squeezenet1_0", (3, 64, 64), CLASSES)
+    with torch.device("meta"):
+        model = build_model("squeezenet1_0", (3, 64, 64), CLASSES)
     with pytest.raises(ValueError, match="no linear head of 5 classes; it has none"):
         find_head_name(model, CLASSES)
     with pytest.raises(ValueError, match="its last linear layer has 4 outputs"):

@@ -6,7 +6,7 @@ import pytest
 from expunge.config import PrepareDataConfig
 from expunge.data import array_set
 from expunge.data.array_set import resize_images, write_array_set
-from expunge.data.stats import channel_histogram, mean_and_std
+from expunge.data.stats import compute_mean_and_std, count_values
 from expunge.errors import UserError
 from expunge.formats.dataset import load_arrays
 
@@ -31,7 +31,7 @@ def test_the_arrays_written_are_the_arrays_described(tmp_path: Path) -> None:
     assert images.shape == (2, 5, 5, 3)
     assert labels.tolist() == [1, 0]
     assert info.splits["train"] == info.splits["test"]
-    assert (info.mean, info.std) == mean_and_std(channel_histogram(images))
+    assert (info.mean, info.std) == compute_mean_and_std(count_values(images))
 
 
 def test_mean_and_std_are_the_train_splits(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tiny_data import write_tiny
 
 from expunge.core.epoch import Batch, batch_bounds, draw_epoch
 from expunge.data.batches import Share, choose_augmentation, open_split
-from expunge.data.decoding import random_box
+from expunge.data.decoding import draw_box
 from expunge.errors import DataError, UserError
 from expunge.formats.dataset import DatasetInfo, load_arrays, load_dataset_info
 
@@ -92,16 +92,16 @@ def test_workers_decode_what_this_process_would(tmp_path: Path) -> None:
 
 def test_random_boxes_lie_inside_and_follow_their_seed() -> None:
     for seed in range(200):
-        left, upper, right, lower = random_box(30, 50, torch.Generator().manual_seed(seed))
+        left, upper, right, lower = draw_box(30, 50, torch.Generator().manual_seed(seed))
         assert 0 <= left < right <= 50
         assert 0 <= upper < lower <= 30
         assert (right - left) * (lower - upper) >= 0.05 * 1500
-    again = [random_box(30, 50, torch.Generator().manual_seed(5)) for _ in range(2)]
+    again = [draw_box(30, 50, torch.Generator().manual_seed(5)) for _ in range(2)]
     assert again[0] == again[1]
 
 
 def test_a_box_that_never_fits_is_the_whole_image() -> None:
-    assert random_box(1, 1000, torch.Generator().manual_seed(0)) == (0, 0, 1000, 1)
+    assert draw_box(1, 1000, torch.Generator().manual_seed(0)) == (0, 0, 1000, 1)
 
 
 @pytest.mark.parametrize(

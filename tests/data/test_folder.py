@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from expunge.config import PrepareDataConfig
-from expunge.data.folder import list_folder, local_file, write_folder
+from expunge.data.folder import list_folder, make_local_file, write_folder
 from expunge.errors import DataError
 
 Write = Callable[..., Path]
@@ -92,9 +92,9 @@ def test_what_is_no_regular_file_is_named(tmp_path: Path, write_images: Write) -
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone.png cannot be read \(No such file.* readable file"):
-        local_file(tmp_path / "gone.png").read()
+        make_local_file(tmp_path / "gone.png").read()
     with pytest.raises(DataError, match=r"s3://b/k cannot be read \(Is a directory\)"):
-        local_file(tmp_path, "s3://b/k").read()
+        make_local_file(tmp_path, "s3://b/k").read()
 
 
 def test_a_folder_that_cannot_be_listed_is_named(

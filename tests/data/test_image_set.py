@@ -12,7 +12,7 @@ from expunge.data import array_set
 from expunge.data.folder import list_folder
 from expunge.data.image_set import write_image_set
 from expunge.data.images import decode_image
-from expunge.data.stats import channel_histogram, mean_and_std
+from expunge.data.stats import compute_mean_and_std, count_values
 from expunge.errors import DataError
 from expunge.formats.dataset import load_arrays
 from expunge.formats.files import read_json
@@ -78,7 +78,7 @@ def test_beyond_the_memory_limit_files_are_copied(
     pixels = np.stack(
         [decode_image((target / path).read_bytes(), path, (3, 6, 6)) for path, _ in rows]
     )
-    assert (info.mean, info.std) == mean_and_std(channel_histogram(pixels))
+    assert (info.mean, info.std) == compute_mean_and_std(count_values(pixels))
 
 
 def test_both_storages_describe_the_same_data(

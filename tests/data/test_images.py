@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from expunge.data.images import ImageFile, bombs_refused, check_pixels, decode_image, read_header
+from expunge.data.images import ImageFile, check_pixels, decode_image, read_header, refuse_bombs
 from expunge.errors import DataError
 
 
@@ -114,5 +114,5 @@ def test_more_than_eight_bits_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", [10_000, 20_000])  # where PIL warns, and where it raises by itself
 def test_decompression_bombs_are_refused(side: int) -> None:
     bomb = png_header(side, side)
-    with bombs_refused(), pytest.raises(DataError, match=r"b.png unpacks to more than \d+ pixels"):
+    with refuse_bombs(), pytest.raises(DataError, match=r"b.png unpacks to more than \d+ pixels"):
         read_header(ImageFile("b.png", lambda: bomb))

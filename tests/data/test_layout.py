@@ -49,10 +49,10 @@ def test_a_split_that_is_not_read_may_be_absent() -> None:
 def test_one_top_level_folder_is_looked_through() -> None:
     below = tree(
         *(f"set/{path}" for path in GOOD), "set/", "set/train/", "__MACOSX/set/x"
-    ).without_top()
+    ).drop_top()
     assert below.origin == "/data/set"
     assert arrange(below, BOTH).class_names == ("a", "b")
-    assert tree(*GOOD).without_top().origin == "/data"
+    assert tree(*GOOD).drop_top().origin == "/data"
 
 
 @pytest.mark.parametrize(

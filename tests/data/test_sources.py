@@ -1,15 +1,35 @@
 import re
+import sys
+from types import ModuleType
 
 import pytest
 
+from expunge.data.digits import write_digits
 from expunge.data.folder import write_folder
 from expunge.data.s3 import write_s3
 from expunge.data.sources import SOURCES, find_loader
+from expunge.data.torchvision_sets import SETS, write_torchvision
 from expunge.errors import UserError
 
 
+@pytest.mark.parametrize(
+    ("name", "source"), [("toy", "toy"), ("toy:NUMBER", "toy:7"), ("toy://PLACE", "toy://a/B")]
+)
+def test_a_source_is_a_file_and_a_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, source: str
+) -> None:
+    module = ModuleType("toy_source")
+    module.write_toy = object()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_source", module)
+    monkeypatch.setitem(SOURCES, name, "toy_source:write_toy")
+    assert find_loader(source) is module.write_toy
+    with pytest.raises(UserError, match=r"source 'tor' is unknown; expected one of .*toy"):
+        find_loader("tor")
+
+
 def test_names_and_addresses_find_their_loader() -> None:
-    assert find_loader("digits") is SOURCES["digits"]
+    assert find_loader("digits") is write_digits
+    assert {find_loader(name) for name in SETS} == {write_torchvision}
     assert find_loader("folder:some/where") is write_folder
     assert find_loader("s3://bucket/prefix") is write_s3
 

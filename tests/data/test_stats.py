@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 
 from expunge.data.stats import (
-    channel_histogram,
+    compute_mean_and_std,
+    count_values,
     describe_arrays,
     describe_files,
-    mean_and_std,
-    stable_order,
+    shuffle_stably,
 )
 
 
 def test_mean_and_std_are_those_of_the_pixels_in_float64() -> None:
     images = np.random.default_rng(1).integers(0, 256, (1500, 5, 4, 3), dtype=np.uint8)
-    mean, std = mean_and_std(channel_histogram(images))
+    mean, std = compute_mean_and_std(count_values(images))
     wide = images.astype(np.float64) / 255
     np.testing.assert_allclose(mean, wide.mean(axis=(0, 1, 2)), rtol=1e-13)
     np.testing.assert_allclose(std, wide.std(axis=(0, 1, 2)), rtol=1e-11)
@@ -21,7 +21,7 @@ def test_mean_and_std_are_those_of_the_pixels_in_float64() -> None:
 def test_a_constant_channel_has_std_one() -> None:
     images = np.full((2, 3, 3, 2), 51, dtype=np.uint8)
     images[0, 0, 0, 1] = 0
-    mean, std = mean_and_std(channel_histogram(images))
+    mean, std = compute_mean_and_std(count_values(images))
     assert mean[0] == pytest.approx(0.2)
     assert std[0] == 1.0
     assert 0 < std[1] < 1
@@ -53,6 +53,6 @@ def test_digest_of_files_depends_on_order_and_labels() -> None:
 
 
 def test_stable_order_is_a_fixed_shuffle() -> None:
-    assert sorted(stable_order(100, "a")) == list(range(100))
-    assert stable_order(10, "digits") == [0, 6, 1, 8, 9, 2, 3, 4, 5, 7]
-    assert stable_order(100, "a") != stable_order(100, "b")
+    assert sorted(shuffle_stably(100, "a")) == list(range(100))
+    assert shuffle_stably(10, "digits") == [0, 6, 1, 8, 9, 2, 3, 4, 5, 7]
+    assert shuffle_stably(100, "a") != shuffle_stably(100, "b")

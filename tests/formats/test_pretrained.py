@@ -87,8 +87,9 @@ def test_a_head_of_the_same_size_is_loaded() -> None:
 
 
 def test_the_head_of_a_convolutional_classifier() -> None:
-    state = dict(build_model("squeezenet1_1", (3, 32, 32), 10).state_dict())
-    model = build_model("squeezenet1_1", (3, 32, 32), 4)
+    with torch.device("meta"):  # the names and shapes are all that is looked at
+        state = dict(build_model("squeezenet1_1", (3, 32, 32), 10).state_dict())
+        model = build_model("squeezenet1_1", (3, 32, 32), 4)
     assert load_pretrained(model, state, 4) == ["classifier.1.weight", "classifier.1.bias"]
 
 

@@ -29,6 +29,7 @@ def has_bf16(device: torch.device) -> bool:
     Emulation does not count, as it gains no speed.
     """
     if device.type == "cuda":
+        # torch says yes by default where it only emulates
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if capabilities is not None:

@@ -1,1 +1,1 @@
-"""Data sources and what they write: see `expunge.formats.files` for the format."""
+"""Data sources, and batches of what they write; the format is `expunge.formats.dataset`'s."""

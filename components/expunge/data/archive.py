@@ -37,7 +37,9 @@ _DAMAGE = (
 
 @contextmanager
 def open_archive(path: Path, origin: str, scratch: Path) -> Iterator[Tree]:
-    """The files in an archive, possibly below one top-level folder; readable inside the context.
+    """Open the files in an archive, below its one top-level folder if it has one.
+
+    They are readable inside the context.
 
     A gzipped tar is unzipped into a temporary folder below `scratch` first, since it cannot be
     read out of order. `origin` is what messages call the archive.
@@ -49,22 +51,23 @@ def open_archive(path: Path, origin: str, scratch: Path) -> Iterator[Tree]:
     kind = path.name.lower()
     with ExitStack() as stack:
         if kind.endswith(".zip"):
-            tree = _zip_tree(path, origin, stack)
+            tree = _read_zip(path, origin, stack)
         elif kind.endswith((".tar.gz", ".tgz")):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
-            tree = _tar_tree(_unzipped(path, origin, folder / "plain.tar"), origin, stack)
+            tree = _read_tar(_unzip(path, origin, folder / "plain.tar"), origin, stack)
         elif kind.endswith(".tar"):
-            tree = _tar_tree(path, origin, stack)
+            tree = _read_tar(path, origin, stack)
         else:
             raise DataError(
                 f"{origin} is neither a folder nor an archive by its name; expected one of "
                 f"{', '.join(ARCHIVES)}"
             )
-        yield tree.without_top()
+        yield tree.drop_top()
 
 
 @contextmanager
-def _damage_told(origin: str) -> Iterator[None]:
+def _report_damage(origin: str) -> Iterator[None]:
+    """Turn whatever a reader raises on damaged bytes into a `DataError`."""
     try:
         yield
     except _DAMAGE as error:
@@ -73,14 +76,14 @@ def _damage_told(origin: str) -> Iterator[None]:
         ) from error
 
 
-def _unzipped(path: Path, origin: str, plain: Path) -> Path:
-    with plain.open("wb") as target, _damage_told(origin), gzip.open(path, "rb") as source:
+def _unzip(path: Path, origin: str, plain: Path) -> Path:
+    with plain.open("wb") as target, _report_damage(origin), gzip.open(path, "rb") as source:
         shutil.copyfileobj(source, target, 2**20)
     return plain
 
 
-def _tar_tree(path: Path, origin: str, stack: ExitStack) -> Tree:
-    with _damage_told(origin):
+def _read_tar(path: Path, origin: str, stack: ExitStack) -> Tree:
+    with _report_damage(origin):
         file = stack.enter_context(path.open("rb"))
         archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:"))  # noqa: SIM115
         members = archive.getmembers()
@@ -88,11 +91,12 @@ def _tar_tree(path: Path, origin: str, stack: ExitStack) -> Tree:
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("its end mark is missing")
+    # one file position for all members, and the pool's threads read several at once
     lock = threading.Lock()
 
-    def reader(member: tarfile.TarInfo) -> Callable[[], bytes]:
+    def make_reader(member: tarfile.TarInfo) -> Callable[[], bytes]:
         def read() -> bytes:
-            with lock, _damage_told(origin):
+            with lock, _report_damage(origin):
                 content = archive.extractfile(member)
                 return content.read() if content else b""
 
@@ -100,44 +104,54 @@ def _tar_tree(path: Path, origin: str, stack: ExitStack) -> Tree:
 
     tree = Tree(origin)
     for member in members:
-        parts = _safe_parts(member.name, origin)
+        parts = _split_safely(member.name, origin)
+        # Nothing is extracted; the filter is asked because it knows more ways to climb out.
         try:
             tarfile.data_filter(member, os.sep)
         except tarfile.FilterError as error:
-            raise DataError(_refusal(origin, member.name, str(error))) from error
+            raise DataError(_describe_refusal(origin, member.name, str(error))) from error
         if not (member.isreg() or member.isdir()):
-            raise DataError(_refusal(origin, member.name, "it is a link"))
-        _add(tree, parts, member.isdir(), member.size, reader(member))
+            raise DataError(_describe_refusal(origin, member.name, "it is a link"))
+        if member.isdir():
+            _add_folder(tree, parts)
+        else:
+            _add_file(tree, parts, member.size, make_reader(member))
     return tree
 
 
-def _zip_tree(path: Path, origin: str, stack: ExitStack) -> Tree:
-    with _damage_told(origin):
+def _read_zip(path: Path, origin: str, stack: ExitStack) -> Tree:
+    with _report_damage(origin):
         archive = stack.enter_context(zipfile.ZipFile(path))
     lock = threading.Lock()
 
-    def reader(member: zipfile.ZipInfo) -> Callable[[], bytes]:
+    def make_reader(member: zipfile.ZipInfo) -> Callable[[], bytes]:
         def read() -> bytes:
-            with lock, _damage_told(origin):
+            with lock, _report_damage(origin):
                 return archive.read(member)
 
         return read
 
     tree = Tree(origin)
     for member in archive.infolist():
-        parts = _safe_parts(member.filename, origin)
+        parts = _split_safely(member.filename, origin)
         kind = stat.S_IFMT(member.external_attr >> 16)  # Unix writes its mode there; others 0
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise DataError(_refusal(origin, member.filename, "it is a link or a device"))
-        _add(tree, parts, member.is_dir(), member.file_size, reader(member))
+            raise DataError(_describe_refusal(origin, member.filename, "it is a link or a device"))
+        if member.is_dir():
+            _add_folder(tree, parts)
+        else:
+            _add_file(tree, parts, member.file_size, make_reader(member))
     return tree
 
 
-def _add(tree: Tree, parts: Parts, folder: bool, size: int, read: Callable[[], bytes]) -> None:
-    if not parts or is_ignored(parts):
-        return
-    if folder:
+def _add_folder(tree: Tree, parts: Parts) -> None:
+    # an archive of "." has a member for the root itself, which has no parts
+    if parts and not is_ignored(parts):
         tree.folders.add(parts)
+
+
+def _add_file(tree: Tree, parts: Parts, size: int, read: Callable[[], bytes]) -> None:
+    if not parts or is_ignored(parts):
         return
     name = f"{tree.origin}/{'/'.join(parts)}"
     if size > MEMBER_LIMIT:
@@ -147,14 +161,15 @@ def _add(tree: Tree, parts: Parts, folder: bool, size: int, read: Callable[[], b
     tree.files[parts] = ImageFile(name, read)
 
 
-def _safe_parts(name: str, origin: str) -> Parts:
+def _split_safely(name: str, origin: str) -> Parts:
+    # Zip files of Windows tools hold backslashes; both kinds of slash are read as one here.
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
-        raise DataError(_refusal(origin, name, "it lies outside of the archive's folder"))
+        raise DataError(_describe_refusal(origin, name, "it lies outside of the archive's folder"))
     return path.parts
 
 
-def _refusal(origin: str, name: str, reason: str) -> str:
+def _describe_refusal(origin: str, name: str, reason: str) -> str:
     return (
         f"{origin} holds the member {name!r}, which is refused: {reason}; write the archive anew "
         "from plain files and folders (tar --dereference --hard-dereference)"

@@ -11,8 +11,8 @@ from PIL import Image
 
 from expunge.config import PrepareDataConfig
 from expunge.data.images import fit_image
-from expunge.data.pool import parallel_map
-from expunge.data.stats import channel_histogram, describe_arrays, mean_and_std
+from expunge.data.pool import map_in_parallel
+from expunge.data.stats import compute_mean_and_std, count_values, describe_arrays
 from expunge.errors import UserError
 from expunge.formats.dataset import DatasetInfo, save_arrays
 
@@ -44,7 +44,7 @@ def write_array_set(
         infos[split] = describe_arrays(stored[split], labels_N, len(class_names))
         save_arrays(target, split, stored[split], labels_N)
     measured_NHWC = stored["train" if "train" in stored else "test"]
-    mean, std = mean_and_std(channel_histogram(measured_NHWC))
+    mean, std = compute_mean_and_std(count_values(measured_NHWC))
     _, height, width, channels = measured_NHWC.shape
     return DatasetInfo(
         source=config.source,
@@ -58,7 +58,7 @@ def write_array_set(
 
 
 def resize_images(images_NHWC: np.ndarray, image_size: int) -> np.ndarray:
-    """The images at `image_size` pixels a side, scaled as `decode_image` does; 0 keeps them."""
+    """Scale the images to `image_size` pixels a side, as `decode_image` does; 0 keeps them."""
     count, height, width, channels = images_NHWC.shape
     if image_size in (0, height) and image_size in (0, width):
         return images_NHWC
@@ -69,7 +69,7 @@ def resize_images(images_NHWC: np.ndarray, image_size: int) -> np.ndarray:
         fitted = fit_image(Image.fromarray(pixels), image_size, image_size)
         scaled_NHWC[row] = np.asarray(fitted).reshape(scaled_NHWC.shape[1:])
 
-    parallel_map(scale, range(count))
+    map_in_parallel(scale, range(count))
     return scaled_NHWC
 
 

@@ -32,7 +32,7 @@ class Share:
     processes: int = 1
 
     def within(self, start: int, stop: int) -> tuple[int, int]:
-        """This process's (start, stop) of a batch."""
+        """Return this process's (start, stop) of a batch."""
         low, high = split_evenly(stop - start, self.processes)[self.rank]
         return start + low, start + high
 
@@ -47,23 +47,24 @@ class Split(Protocol):
     def train_batches(
         self, draws: EpochDraws, bounds: Sequence[tuple[int, int]], augment: str, share: Share
     ) -> Iterator[Batch]:
-        """An epoch's batches, augmented; `bounds` are positions in the epoch."""
+        """Yield an epoch's batches, augmented; `bounds` are positions in the epoch."""
 
     def eval_batches(self, size: int, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images_NHWC and labels_N of this process's part of the split, in order."""
+        """Yield images_NHWC and labels_N of this process's part of the split, in order."""
 
     def take(self, rows_N: Tensor) -> Tensor:
-        """The images_NHWC of these rows, in their order."""
+        """Return the images_NHWC of these rows, in their order."""
 
 
 def choose_augmentation(requested: str, info: DatasetInfo) -> str:
-    """`requested`, or for "auto" what is usual for such images: none, flip or crop-flip.
+    """Return `requested`, or for "auto" what is usual for such images: none, flip or crop-flip.
 
     A crop is one within a border of zeros for arrays, and a random resized crop for files.
     """
     if requested != "auto":
         return requested
     channels, *size = info.input_shape
+    # gray sets are mostly digits and letters, which have no mirror images
     if channels == 1:
         return "none"
     return "crop-flip" if info.storage == "files" or max(size) <= SMALL else "flip"
@@ -78,7 +79,7 @@ def open_split(
     without: Sequence[int] = (),
     workers: int = 0,
 ) -> Split:
-    """A split of a data set folder, less the images of the classes in `without`.
+    """Open a split of a data set folder, less the images of the classes in `without`.
 
     Raises:
         UserError: the data set has no such split.
@@ -128,14 +129,14 @@ class ArraySplit:
         return cls(images_NHWC.to(place), labels_N.to(device), device)
 
     def take(self, rows_N: Tensor) -> Tensor:
-        """See `Split`."""
+        """Implement `Split`."""
         place = self.images_NHWC.device
         return self.images_NHWC.index_select(0, rows_N.to(place)).to(self.device)
 
     def train_batches(
         self, draws: EpochDraws, bounds: Sequence[tuple[int, int]], augment: str, share: Share
     ) -> Iterator[Batch]:
-        """See `Split`."""
+        """Implement `Split`."""
         draws = draws.to(self.device)
         for start, stop in bounds:
             part = slice(*share.within(start, stop))
@@ -148,7 +149,7 @@ class ArraySplit:
             yield Batch(images_NHWC, self.labels_N[rows_N], draws.replaced_N[part], stop - start)
 
     def eval_batches(self, size: int, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Split`."""
+        """Implement `Split`."""
         low, high = share.within(0, len(self.labels_N))
         for start in range(low, high, size):
             part = slice(start, min(start + size, high))
@@ -156,6 +157,7 @@ class ArraySplit:
 
 
 def _fits(size: int, device: torch.device) -> bool:
+    """Return whether this many bytes leave room on the device."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
@@ -168,12 +170,13 @@ class FileSplit:
     def __init__(self, reader: FileReader, device: torch.device, workers: int) -> None:
         self.reader, self.device = reader, device
         self.labels_N = torch.tensor(reader.labels, dtype=torch.int64, device=device)
-        self.loader = reader.loader(workers, pin=device.type == "cuda")
+        self.loader = reader.open_loader(workers, pin=device.type == "cuda")
 
     def train_batches(
         self, draws: EpochDraws, bounds: Sequence[tuple[int, int]], augment: str, share: Share
     ) -> Iterator[Batch]:
-        """See `Split`."""
+        """Implement `Split`."""
+        # Plain numbers: a tensor in a job would cross to the workers through shared memory.
         order, flips, seeds = (
             values.tolist() for values in (draws.order_N, draws.flips_N, draws.seeds_N)
         )
@@ -195,7 +198,7 @@ class FileSplit:
             )
 
     def eval_batches(self, size: int, share: Share) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Split`."""
+        """Implement `Split`."""
         low, high = share.within(0, len(self.labels_N))
         parts = [(start, min(start + size, high)) for start in range(low, high, size)]
         batches: list[list[Job]] = [[(row, None, False) for row in range(*part)] for part in parts]
@@ -203,7 +206,7 @@ class FileSplit:
             yield images_NHWC.to(self.device, non_blocking=True), self.labels_N[slice(*part)]
 
     def take(self, rows_N: Tensor) -> Tensor:
-        """See `Split`."""
+        """Implement `Split`."""
         parts = torch.split(rows_N, TAKEN_AT_ONCE)
         batches: list[list[Job]] = [[(row, None, False) for row in p.tolist()] for p in parts]
         return torch.cat(list(self.loader.decode(batches))).to(self.device)

@@ -26,8 +26,9 @@ AREA = (0.08, 1.0)
 PROPORTION = (3 / 4, 4 / 3)
 
 
-def random_box(height: int, width: int, generator: torch.Generator) -> Box:
-    """A box of random area and proportions at a random place; the whole image if none fits."""
+def draw_box(height: int, width: int, generator: torch.Generator) -> Box:
+    """Draw a box of random area and proportions at a random place; the whole image if none fits."""
+    # ten tries, as torchvision's random resized crop has
     area, proportion, down, right = torch.rand((4, 10), generator=generator).tolist()
     low, high = (math.log(value) for value in PROPORTION)
     for share, shape, y, x in zip(area, proportion, down, right, strict=True):
@@ -65,7 +66,10 @@ class FileReader(Dataset[np.ndarray | str]):
         return cls(folder, tuple(paths), tuple(labels), input_shape)
 
     def __getitem__(self, job: Job) -> np.ndarray | str:
-        """The pixels_HWC, uint8; or, so that it crosses processes as it is, what is wrong."""
+        """Return the pixels_HWC, uint8, or what is wrong as text.
+
+        An error would reach the caller as a traceback of the worker; text crosses as it is.
+        """
         row, seed, mirror = job
         path = self.folder / self.paths[row]
         try:
@@ -75,7 +79,7 @@ class FileReader(Dataset[np.ndarray | str]):
             else:
                 generator = torch.Generator().manual_seed(seed)
                 pixels_HWC = decode_box(
-                    data, str(path), self.input_shape, lambda h, w: random_box(h, w, generator)
+                    data, str(path), self.input_shape, lambda h, w: draw_box(h, w, generator)
                 )
         except OSError as error:
             return f"{path} cannot be read ({error}); prepare the data anew"
@@ -83,8 +87,8 @@ class FileReader(Dataset[np.ndarray | str]):
             return str(error)
         return pixels_HWC[:, ::-1] if mirror else pixels_HWC
 
-    def loader(self, workers: int, *, pin: bool) -> "Loader":
-        """Worker processes for this reader; 0 decodes in this process."""
+    def open_loader(self, workers: int, *, pin: bool) -> "Loader":
+        """Start worker processes for this reader; 0 decodes in this process."""
         return Loader(self, workers, pin)
 
 
@@ -109,11 +113,12 @@ class Loader:
         )
 
     def decode(self, batches: list[list[Job]]) -> Iterator[Tensor]:
-        """Images_NHWC of each batch, in order.
+        """Yield the images_NHWC of each batch, in order.
 
         Raises:
             DataError: a file is missing or no sound image.
         """
+        # The DataLoader asks `_Jobs` anew at each pass, so its workers live on with new jobs.
         self.jobs = batches
         for images in self.loader:
             if isinstance(images, str):
@@ -122,7 +127,7 @@ class Loader:
 
 
 class _Jobs:
-    """What a DataLoader asks for the samples of each batch."""
+    """Batch sampler of a DataLoader: the samples of each batch."""
 
     def __init__(self, owner: Loader) -> None:
         self.owner = owner
@@ -135,5 +140,6 @@ class _Jobs:
 
 
 def _stack(items: list[np.ndarray | str]) -> Tensor | str:
+    """Return the images as one tensor, or the first error's text."""
     broken = next((item for item in items if isinstance(item, str)), None)
     return broken if broken is not None else torch.from_numpy(np.stack(items))

@@ -9,7 +9,7 @@ import numpy as np
 
 from expunge.config import PrepareDataConfig
 from expunge.data.array_set import Arrays, write_array_set
-from expunge.data.stats import stable_order
+from expunge.data.stats import shuffle_stably
 from expunge.formats.dataset import DatasetInfo
 
 TEST_SHARE = 0.2
@@ -24,7 +24,7 @@ def write_digits(config: PrepareDataConfig, target: Path) -> DatasetInfo:
 
 
 def load_digit_splits() -> dict[str, Arrays]:
-    """Both splits, in scikit-learn's order of images.
+    """Return both splits, in scikit-learn's order of images.
 
     A fifth of each class (rounded) is the test split: the class's images whose SHA-256 of
     "digits:<position>" comes first. The rule uses no random generator, so it never changes.
@@ -32,9 +32,10 @@ def load_digit_splits() -> dict[str, Arrays]:
     from sklearn.datasets import load_digits
 
     raw = load_digits()
+    # rounded, not cut off: 16 levels of 15.94 each, whose highest has to become 255
     scaled_NHW = np.rint(raw.images * (255 / _LEVELS)).astype(np.uint8)
     labels_N = raw.target.astype(np.int64)
-    order = np.array(stable_order(len(labels_N), "digits"))
+    order = np.array(shuffle_stably(len(labels_N), "digits"))
     test_N = np.zeros(len(labels_N), dtype=bool)
     for digit in range(10):
         own = order[labels_N[order] == digit]

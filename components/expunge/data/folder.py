@@ -28,7 +28,10 @@ def write_folder(config: PrepareDataConfig, target: Path) -> DatasetInfo:
 
 
 def list_folder(root: Path, splits: Sequence[str]) -> Tree:
-    """The files and folders below the splits' folders. Links are followed: the folder is yours."""
+    """List the files and folders below the splits' folders.
+
+    Links are followed: the folder is the user's own, unlike an archive.
+    """
     tree = Tree(str(root))
     for split in splits:
         if (root / split).is_dir():
@@ -54,11 +57,11 @@ def _scan(folder: Path, parts: tuple[str, ...], tree: Tree) -> None:
                 f"{entry.path} is no regular file (a broken link, a pipe, a device); remove it"
             )
         else:
-            tree.files[below] = local_file(Path(entry.path))
+            tree.files[below] = make_local_file(Path(entry.path))
 
 
-def local_file(path: Path, name: str | None = None) -> ImageFile:
-    """A file on disk as an `ImageFile`; a `DataError` names it where it cannot be read."""
+def make_local_file(path: Path, name: str | None = None) -> ImageFile:
+    """Wrap a file on disk as an `ImageFile`; a `DataError` names it where it cannot be read."""
 
     def read() -> bytes:
         try:

@@ -1,4 +1,4 @@
-"""Image files to a data set folder: as arrays where they fit into memory, as files otherwise.
+"""Data sets of image files: arrays where they fit into memory, files otherwise.
 
 Shapes: N images, H height, W width, C channels.
 """
@@ -14,14 +14,14 @@ from expunge.data import array_set
 from expunge.data.images import (
     Header,
     ImageFile,
-    bombs_refused,
     check_pixels,
     decode_image,
     read_header,
+    refuse_bombs,
 )
 from expunge.data.layout import Arranged, Tree, arrange
-from expunge.data.pool import parallel_map
-from expunge.data.stats import channel_histogram, describe_files, mean_and_std, stable_order
+from expunge.data.pool import map_in_parallel
+from expunge.data.stats import compute_mean_and_std, count_values, describe_files, shuffle_stably
 from expunge.formats.dataset import DatasetInfo
 from expunge.formats.files import write_json
 
@@ -44,35 +44,36 @@ def write_image_set(config: PrepareDataConfig, tree: Tree, target: Path) -> Data
         DataError: the layout is wrong, or a file is no sound image.
     """
     arranged = arrange(tree, config.splits)
-    with bombs_refused():
+    # outside of the pool: Python's warning filters belong to the process, not to a thread
+    with refuse_bombs():
         headers = {
-            split: parallel_map(read_header, [file for file, _ in files])
+            split: map_in_parallel(read_header, [file for file, _ in files])
             for split, files in arranged.splits.items()
         }
         found = [header for part in headers.values() for header in part]
-        shape = _input_shape(found, config.image_size)
+        shape = _choose_shape(found, config.image_size)
         if len(found) * int(np.prod(shape)) <= array_set.MEMORY_LIMIT:
             splits = {
-                split: (decode_all([file for file, _ in files], shape), _labels(files))
+                split: (decode_all([file for file, _ in files], shape), _list_labels(files))
                 for split, files in arranged.splits.items()
             }
             return array_set.write_array_set(config, arranged.class_names, splits, target)
-        return _write_files(config, arranged, headers, shape, target)
+        return _write_files(config, arranged, headers, shape=shape, target=target)
 
 
 def decode_all(files: Sequence[ImageFile], shape: Shape) -> np.ndarray:
-    """The files' images_NHWC, uint8, at the (C, H, W) of `shape`."""
+    """Decode the files to images_NHWC, uint8, at the (C, H, W) of `shape`."""
     channels, height, width = shape
     images_NHWC = np.empty((len(files), height, width, channels), dtype=np.uint8)
 
     def decode(row: int) -> None:
         images_NHWC[row] = decode_image(files[row].read(), files[row].name, shape)
 
-    parallel_map(decode, range(len(files)))
+    map_in_parallel(decode, range(len(files)))
     return images_NHWC
 
 
-def _input_shape(headers: Iterable[Header], image_size: int) -> Shape:
+def _choose_shape(headers: Iterable[Header], image_size: int) -> Shape:
     found = list(headers)
     channels = 1 if all(header.gray for header in found) else 3
     sizes = {(header.height, header.width) for header in found}
@@ -81,7 +82,7 @@ def _input_shape(headers: Iterable[Header], image_size: int) -> Shape:
     return channels, *sizes.pop()
 
 
-def _labels(files: Sequence[tuple[ImageFile, int]]) -> np.ndarray:
+def _list_labels(files: Sequence[tuple[ImageFile, int]]) -> np.ndarray:
     return np.array([label for _, label in files], dtype=np.int64)
 
 
@@ -89,6 +90,7 @@ def _write_files(
     config: PrepareDataConfig,
     arranged: Arranged,
     headers: Mapping[str, Sequence[Header]],
+    *,
     shape: Shape,
     target: Path,
 ) -> DatasetInfo:
@@ -104,19 +106,20 @@ def _write_files(
 
         def copy(job: tuple[ImageFile, str]) -> bytes:
             data = job[0].read()
+            # decoded now: a broken file would else end a training in the middle of an epoch
             check_pixels(data, job[0].name)
             (target / job[1]).write_bytes(data)
             return hashlib.sha256(data).digest()
 
         images = [file for file, _ in files]
-        digests = parallel_map(copy, list(zip(images, paths, strict=True)))
-        labels_N = _labels(files)
+        digests = map_in_parallel(copy, list(zip(images, paths, strict=True)))
+        labels_N = _list_labels(files)
         infos[split] = describe_files(digests, labels_N, classes)
         rows = [list(row) for row in zip(paths, labels_N.tolist(), strict=True)]
         write_json(target / f"{split}.json", rows)
     measured = arranged.splits["train" if "train" in arranged.splits else "test"]
-    sample = sorted(stable_order(len(measured), "sample")[:SAMPLE])
-    mean, std = mean_and_std(_histogram([measured[row][0] for row in sample], shape))
+    sample = sorted(shuffle_stably(len(measured), "sample")[:SAMPLE])
+    mean, std = compute_mean_and_std(_count_sample([measured[row][0] for row in sample], shape))
     return DatasetInfo(
         source=config.source,
         class_names=arranged.class_names,
@@ -128,11 +131,11 @@ def _write_files(
     )
 
 
-def _histogram(files: Sequence[ImageFile], shape: Shape) -> np.ndarray:
-    """The sum of the files' `channel_histogram`s, without holding their pixels."""
+def _count_sample(files: Sequence[ImageFile], shape: Shape) -> np.ndarray:
+    """Count the pixel values of all files, without holding their pixels."""
 
     def count(file: ImageFile) -> np.ndarray:
-        return channel_histogram(decode_image(file.read(), file.name, shape)[None])
+        return count_values(decode_image(file.read(), file.name, shape)[None])
 
-    counts_CV: np.ndarray = np.sum(parallel_map(count, files), axis=0)
+    counts_CV: np.ndarray = np.sum(map_in_parallel(count, files), axis=0)
     return counts_CV

@@ -1,4 +1,4 @@
-"""Image files to uint8 pixels, with PIL; each failure is a `DataError` that names the file.
+"""Decoder of image files to uint8 pixels, with PIL; a `DataError` names the file that failed.
 
 Pixels are taken as they are stored: EXIF orientation and colour profiles are not applied, and
 transparency is dropped.
@@ -42,15 +42,16 @@ class Header:
 
 
 @contextmanager
-def bombs_refused() -> Iterator[None]:
-    """PIL's warning of a decompression bomb is an error inside; enter it outside of any threads."""
+def refuse_bombs() -> Iterator[None]:
+    """Make PIL's warning of a decompression bomb an error; enter it outside of any threads."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
 @contextmanager
-def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+def _open_image(data: bytes, name: str) -> Iterator[Image.Image]:
+    """Open an image; whatever its decoder raises, also later inside, becomes a `DataError`."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             yield image
@@ -72,8 +73,8 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
 
 
 def read_header(file: ImageFile) -> Header:
-    """The image's size, and whether it is gray; its pixels are not decoded yet."""
-    with _opened(file.read(), file.name) as image:
+    """Read the image's size and whether it is gray, without decoding its pixels."""
+    with _open_image(file.read(), file.name) as image:
         if image.mode.startswith(WIDE_MODES):
             raise DataError(
                 f"{file.name} has more than 8 bits a channel (PIL's mode {image.mode}); "
@@ -85,13 +86,13 @@ def read_header(file: ImageFile) -> Header:
 
 def check_pixels(data: bytes, name: str) -> None:
     """Decode the image and drop the pixels; a JPEG at an eighth of its size, which is faster."""
-    with _opened(data, name) as image:
+    with _open_image(data, name) as image:
         image.draft(image.mode, (1, 1))
         image.load()
 
 
 def decode_image(data: bytes, name: str, input_shape: tuple[int, int, int]) -> np.ndarray:
-    """The image's pixels_HWC, uint8, for an `input_shape` of (C, H, W) with 1 or 3 channels.
+    """Decode to pixels_HWC, uint8, for an `input_shape` of (C, H, W) with 1 or 3 channels.
 
     An image of another size is scaled until it just covers the shape (bilinear, with antialiasing)
     and cut around its centre: for a square shape, its short side is scaled to the shape's side.
@@ -100,34 +101,35 @@ def decode_image(data: bytes, name: str, input_shape: tuple[int, int, int]) -> n
         DataError: the bytes are no image, or a corrupt or truncated one.
     """
     channels, height, width = input_shape
-    with _opened(data, name) as image:
-        pixels = fit_image(_with_channels(image, channels), height, width)
+    with _open_image(data, name) as image:
+        pixels = fit_image(_convert_channels(image, channels), height, width)
         return np.asarray(pixels, dtype=np.uint8).reshape(height, width, channels)
 
 
 def decode_box(
     data: bytes, name: str, input_shape: tuple[int, int, int], choose_box: Callable[[int, int], Box]
 ) -> np.ndarray:
-    """As `decode_image`, but of the box that `choose_box` picks for the file's height and width.
+    """Decode the box that `choose_box` picks for the file's height and width, to pixels_HWC.
 
-    The box is scaled to the shape whatever its proportions are (bilinear, with antialiasing).
+    It is as in `decode_image`, but the box is scaled to the shape whatever its proportions are.
     """
     channels, height, width = input_shape
-    with _opened(data, name) as image:
+    with _open_image(data, name) as image:
         box = choose_box(image.height, image.width)
-        pixels = _with_channels(image, channels).resize(
+        pixels = _convert_channels(image, channels).resize(
             (width, height), Image.Resampling.BILINEAR, box=box
         )
         return np.asarray(pixels, dtype=np.uint8).reshape(height, width, channels)
 
 
-def _with_channels(image: Image.Image, channels: int) -> Image.Image:
+def _convert_channels(image: Image.Image, channels: int) -> Image.Image:
+    # PIL warns of a palette with transparency that is converted to RGB without this step
     opaque = image.convert("RGBA") if "transparency" in image.info else image
     return opaque.convert("L" if channels == 1 else "RGB")
 
 
 def fit_image(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The image at this size, as `decode_image` says."""
+    """Scale and cut the image to this size, as `decode_image` says."""
     if image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)

@@ -20,8 +20,8 @@ class Tree:
     files: dict[Parts, ImageFile] = field(default_factory=dict)
     folders: set[Parts] = field(default_factory=set)
 
-    def without_top(self) -> "Tree":
-        """The tree below its only top-level folder, where that is not a split itself."""
+    def drop_top(self) -> "Tree":
+        """Return the tree below its only top-level folder, where that is not a split itself."""
         tops = {parts[0] for parts in (*self.files, *self.folders) if not is_ignored(parts)}
         if len(tops) != 1 or tops & set(SPLITS):
             return self
@@ -42,7 +42,7 @@ class Arranged:
 
 
 def is_ignored(parts: Iterable[str]) -> bool:
-    """Whether the path is hidden, lies in a hidden folder, or is a file manager's own."""
+    """Return whether the path is hidden, lies in a hidden folder, or is a file manager's own."""
     return any(part.startswith(".") or part.lower() in IGNORED for part in parts)
 
 
@@ -53,7 +53,7 @@ def arrange(tree: Tree, splits: Sequence[str]) -> Arranged:
         DataError: a split or a class is missing or empty, a file lies at another depth, the splits'
             classes differ, or there is one class only.
     """
-    classes = {split: _classes(tree, split) for split in splits}
+    classes = {split: _list_classes(tree, split) for split in splits}
     names = sorted(classes[splits[0]])
     for split in splits[1:]:
         for name in sorted(classes[split].keys() ^ set(names)):
@@ -76,8 +76,9 @@ def arrange(tree: Tree, splits: Sequence[str]) -> Arranged:
     )
 
 
-def _classes(tree: Tree, split: str) -> dict[str, list[ImageFile]]:
+def _list_classes(tree: Tree, split: str) -> dict[str, list[ImageFile]]:
     expected = f"expected {split}/<class>/<image file>"
+    # Folders first: a class without images has to be told as empty, not as missing.
     classes: dict[str, list[ImageFile]] = {}
     for parts in tree.folders | {path[:-1] for path in tree.files}:
         if len(parts) > 1 and parts[0] == split and not is_ignored(parts):

@@ -1,4 +1,4 @@
-"""Threads for reading and decoding: PIL and file reads release the interpreter lock in part."""
+"""Threads that read and decode: PIL and file reads release the interpreter lock in part."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ MAX_THREADS = 16
 _CHUNK = 64  # items a job: few enough to share out evenly, enough to hide the cost of a job
 
 
-def parallel_map(
+def map_in_parallel(
     function: Callable[[T], R], items: Sequence[T], threads: int | None = None
 ) -> list[R]:
-    """The function's result for each item, in order; one thread a core unless told.
+    """Return the function's result for each item, in order; one thread a core unless told.
 
     The first failure, in the order of the items, is raised, and jobs not yet begun are dropped.
     """

@@ -6,15 +6,16 @@ Credentials, region and endpoint are boto3's own (`AWS_ACCESS_KEY_ID`, `AWS_ENDP
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge.config import PrepareDataConfig
 from expunge.data.archive import ARCHIVES, open_archive
-from expunge.data.folder import local_file
+from expunge.data.folder import make_local_file
 from expunge.data.image_set import write_image_set
 from expunge.data.layout import Parts, Tree, is_ignored
-from expunge.data.pool import MAX_THREADS, parallel_map
+from expunge.data.pool import MAX_THREADS, map_in_parallel
 from expunge.errors import DataError, OperationalError
 from expunge.formats.dataset import DatasetInfo
 
@@ -33,6 +34,14 @@ _DENIED = (
 )
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where the objects lie; the prefix has no slash at its ends."""
+
+    bucket: str
+    prefix: str
+
+
 def write_s3(config: PrepareDataConfig, target: Path) -> DatasetInfo:
     """Download the images to a temporary folder and write them; see `write_image_set`.
 
@@ -45,8 +54,8 @@ def write_s3(config: PrepareDataConfig, target: Path) -> DatasetInfo:
     if not bucket:
         raise DataError(f"{config.source} names no bucket; expected s3://bucket/prefix")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        with _errors_told(config.source):
-            client = _client()
+        with _translate_errors(config.source):
+            client = _open_client()
             keys = _list_keys(client, bucket, prefix)
             if not keys:
                 raise DataError(
@@ -57,14 +66,15 @@ def write_s3(config: PrepareDataConfig, target: Path) -> DatasetInfo:
                 path = Path(folder) / Path(archive).name
                 client.download_file(bucket, archive, str(path))
             else:
-                tree = _download(client, bucket, keys, prefix, config.splits, Path(folder))
+                place = _Place(bucket, prefix)
+                tree = _download(client, place, keys, splits=config.splits, folder=Path(folder))
         if archive:
             with open_archive(path, f"s3://{bucket}/{archive}", target.parent) as tree:
                 return write_image_set(config, tree, target)
         return write_image_set(config, tree, target)
 
 
-def _client() -> "S3Client":
+def _open_client() -> "S3Client":
     import boto3
     from botocore.config import Config
 
@@ -77,7 +87,7 @@ def _client() -> "S3Client":
 
 
 def _list_keys(client: "S3Client", bucket: str, prefix: str) -> list[str]:
-    """The keys below `prefix/` that are not hidden, or the archive whose key is `prefix` itself."""
+    """List the keys below `prefix/` that are not hidden, or the archive whose key it is."""
     is_archive = prefix.lower().endswith(ARCHIVES)
     listed = prefix if is_archive or not prefix else f"{prefix}/"
     keys: list[str] = []
@@ -85,11 +95,13 @@ def _list_keys(client: "S3Client", bucket: str, prefix: str) -> list[str]:
         keys += [entry["Key"] for entry in page.get("Contents", [])]
     if is_archive:
         return [prefix] if prefix in keys else []
-    return [key for key in keys if key != listed and not is_ignored(_parts(bucket, key, prefix))]
+    return [
+        key for key in keys if key != listed and not is_ignored(_split_key(bucket, key, prefix))
+    ]
 
 
-def _parts(bucket: str, key: str, prefix: str) -> Parts:
-    """A key's path below the prefix; one that ends with a slash stands for a folder."""
+def _split_key(bucket: str, key: str, prefix: str) -> Parts:
+    """Return a key's path below the prefix; one that ends with a slash stands for a folder."""
     below = key[len(prefix) + 1 :] if prefix else key
     parts = tuple(below.removesuffix("/").split("/"))
     if ".." in parts or "" in parts:
@@ -101,37 +113,35 @@ def _parts(bucket: str, key: str, prefix: str) -> Parts:
 
 
 def _download(
-    client: "S3Client",
-    bucket: str,
-    keys: Sequence[str],
-    prefix: str,
-    splits: Sequence[str],
-    folder: Path,
+    client: "S3Client", place: _Place, keys: Sequence[str], *, splits: Sequence[str], folder: Path
 ) -> Tree:
     """Fetch the splits' objects into numbered files, each known to the tree by its key."""
     from boto3.s3.transfer import TransferConfig
 
-    tree = Tree(f"s3://{bucket}/{prefix}".rstrip("/"))
+    bucket = place.bucket
+    tree = Tree(f"s3://{bucket}/{place.prefix}".rstrip("/"))
     jobs = []
     for number, key in enumerate(keys):
-        parts = _parts(bucket, key, prefix)
+        parts = _split_key(bucket, key, place.prefix)
         if key.endswith("/"):
             tree.folders.add(parts)
         elif parts[0] in splits:
+            # a number, since a key may be longer than a file's name, or climb out of the folder
             path = folder / str(number)
-            tree.files[parts] = local_file(path, f"s3://{bucket}/{key}")
+            tree.files[parts] = make_local_file(path, f"s3://{bucket}/{key}")
             jobs.append((key, str(path)))
     alone = TransferConfig(use_threads=False)  # the objects share out the threads instead
 
     def fetch(job: tuple[str, str]) -> None:
         client.download_file(bucket, job[0], job[1], Config=alone)
 
-    parallel_map(fetch, jobs, threads=MAX_THREADS)
+    map_in_parallel(fetch, jobs, threads=MAX_THREADS)
     return tree
 
 
 @contextmanager
-def _errors_told(source: str) -> Iterator[None]:
+def _translate_errors(source: str) -> Iterator[None]:
+    """Turn boto3's errors into ours: what the user can mend, and what only time can."""
     from boto3.exceptions import Boto3Error
     from botocore import exceptions as aws
 
@@ -143,7 +153,7 @@ def _errors_told(source: str) -> Iterator[None]:
             "AWS_SECRET_ACCESS_KEY"
         ) from error
     except aws.ClientError as error:
-        raise _client_error(source, error) from error
+        raise _make_client_error(source, error) from error
     except (aws.ConnectionError, aws.HTTPClientError, Boto3Error) as error:
         raise OperationalError(
             f"{source} cannot be reached ({error}); check AWS_ENDPOINT_URL and the network, then "
@@ -156,7 +166,7 @@ def _errors_told(source: str) -> Iterator[None]:
         ) from error
 
 
-def _client_error(source: str, error: "ClientError") -> DataError | OperationalError:
+def _make_client_error(source: str, error: "ClientError") -> DataError | OperationalError:
     code = error.response["Error"]["Code"]
     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
     if code == "NoSuchBucket":

@@ -1,4 +1,4 @@
-"""Numbers that describe a split: the mean and std of its channels, digests, a stable order.
+"""Statistics of a split: the mean and std of its channels, digests, a stable order.
 
 Shapes: N images, H height, W width, C channels, V = 256 pixel values.
 """
@@ -14,8 +14,8 @@ VALUES = 256
 _ROWS = 1024  # images counted at once: np.bincount widens its input to eight bytes a pixel
 
 
-def channel_histogram(images_NHWC: np.ndarray) -> np.ndarray:
-    """How often each pixel value occurs in each channel; int64, shape C x V."""
+def count_values(images_NHWC: np.ndarray) -> np.ndarray:
+    """Count how often each pixel value occurs in each channel: int64, shape C x V."""
     channels = images_NHWC.shape[-1]
     counts_CV = np.zeros((channels, VALUES), dtype=np.int64)
     for start in range(0, len(images_NHWC), _ROWS):
@@ -25,8 +25,8 @@ def channel_histogram(images_NHWC: np.ndarray) -> np.ndarray:
     return counts_CV
 
 
-def mean_and_std(counts_CV: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population std of each channel, pixels scaled to 0..1.
+def compute_mean_and_std(counts_CV: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Compute mean and population std of each channel, pixels scaled to 0..1.
 
     The sums are exact integers, so equal pixels give equal bits on every machine. The std of a
     constant channel is 1.0, since data are divided by it.
@@ -43,28 +43,28 @@ def mean_and_std(counts_CV: np.ndarray) -> tuple[tuple[float, ...], tuple[float,
 
 
 def describe_arrays(images_NHWC: np.ndarray, labels_N: np.ndarray, classes: int) -> SplitInfo:
-    """The split's `SplitInfo`; its digest covers the shape, the pixels and the int64 labels."""
+    """Return the split's `SplitInfo`; its digest covers shape, pixels and int64 labels."""
     digest = hashlib.sha256(repr(tuple(images_NHWC.shape)).encode())
     digest.update(np.ascontiguousarray(images_NHWC).data)
     digest.update(np.ascontiguousarray(labels_N, dtype="<i8").data)
-    return SplitInfo(len(labels_N), digest.hexdigest(), class_counts(labels_N, classes))
+    return SplitInfo(len(labels_N), digest.hexdigest(), count_classes(labels_N, classes))
 
 
 def describe_files(digests: Iterable[bytes], labels_N: np.ndarray, classes: int) -> SplitInfo:
-    """The same for image files; its digest covers each file's label and SHA-256, in order."""
+    """Return the `SplitInfo` of image files; its digest covers their labels and SHA-256s."""
     digest = hashlib.sha256()
     for file_digest, label in zip(digests, labels_N.tolist(), strict=True):
         digest.update(label.to_bytes(8, "little") + file_digest)
-    return SplitInfo(len(labels_N), digest.hexdigest(), class_counts(labels_N, classes))
+    return SplitInfo(len(labels_N), digest.hexdigest(), count_classes(labels_N, classes))
 
 
-def class_counts(labels_N: np.ndarray, classes: int) -> tuple[int, ...]:
-    """How many labels each class has."""
+def count_classes(labels_N: np.ndarray, classes: int) -> tuple[int, ...]:
+    """Count the labels of each class."""
     return tuple(np.bincount(labels_N, minlength=classes).tolist())
 
 
-def stable_order(count: int, salt: str) -> list[int]:
-    """The indices below `count`, shuffled by the SHA-256 of salt and index.
+def shuffle_stably(count: int, salt: str) -> list[int]:
+    """Return the indices below `count`, shuffled by the SHA-256 of salt and index.
 
     It depends on no library's random generator, so it never changes.
     """

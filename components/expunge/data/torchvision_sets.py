@@ -52,11 +52,12 @@ def _load(config: PrepareDataConfig, *, train: bool) -> Any:
         return getattr(datasets, reader)(root, train=train, download=True)
     except Exception as error:
         raise DataError(
-            f"{config.source} {state} {place} and cannot be downloaded ({_line(error)}); set "
+            f"{config.source} {state} {place} and cannot be downloaded ({_join_lines(error)}); set "
             f"EXPUNGE_DATA_ROOT to a folder that holds {folder} with sound files, or delete "
             "broken ones and run where there is a network"
         ) from error
 
 
-def _line(error: Exception) -> str:
+def _join_lines(error: Exception) -> str:
+    # torchvision's messages span lines, and some errors have no message at all
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""ONNX: one graph with the preprocessing inside, equal bytes for equal weights, and its check.
+"""ONNX file of a model: one graph with the preprocessing inside, equal bytes for equal weights.
 
 Input `images`, uint8, N x H x W x C, raw pixels of 0 to 255; output `probabilities`, float32, N x C
 (here C is the number of classes). The batch size is free. The graph names no file of the machine
@@ -66,19 +66,21 @@ def export_onnx(stored: StoredModel, path: Path) -> str:
     model = _trace(stored)
     _strip(model)
     model.producer_name, model.producer_version = "expunge", expunge.__version__
-    for key, value in sorted(_metadata(stored).items()):
+    for key, value in sorted(_make_metadata(stored).items()):
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     content = model.SerializeToString(deterministic=True)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # renamed into place, so that a killed export leaves no half of a file under the final name
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     partial.replace(path)
     return hashlib.sha256(content).hexdigest()
 
 
-def _metadata(stored: StoredModel) -> dict[str, str]:
+def _make_metadata(stored: StoredModel) -> dict[str, str]:
     info = stored.info
+    # the opaque ids once more, in case a caller's description still has the names
     names = [
         make_opaque_name(index) if index in info.forgotten else name
         for index, name in enumerate(info.class_names)
@@ -97,9 +99,9 @@ def _trace(stored: StoredModel) -> Any:
     channels, height, width = stored.info.input_shape
     # two images: torch.export takes a dimension of 1 as fixed
     images_NHWC = torch.zeros((2, height, width, channels), dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
+    with _silence_exporter(), torch.no_grad():
         program: Any = torch.onnx.export(
-            _served(stored),
+            _build_served(stored),
             (images_NHWC,),
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -110,8 +112,8 @@ def _trace(stored: StoredModel) -> Any:
     return program.model_proto
 
 
-def _served(stored: StoredModel) -> nn.Module:
-    """The module that maps raw images_NHWC to probabilities, as the ONNX graph does."""
+def _build_served(stored: StoredModel) -> nn.Module:
+    """Build the module that maps raw images_NHWC to probabilities, as the ONNX graph does."""
     import torch
     from torch import Tensor, nn
 
@@ -131,8 +133,8 @@ def _served(stored: StoredModel) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing on stdout or stderr from the exporter: its progress lines, warnings and logs."""
+def _silence_exporter() -> Iterator[None]:
+    """Silence the exporter inside: its progress lines, warnings and logs."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -164,7 +166,7 @@ def _strip(message: Any) -> None:
 
 
 def load_session(path: Path, threads: int | None = None) -> Any:
-    """An onnxruntime session on the CPU, quiet, with at most `threads` threads.
+    """Open an onnxruntime session on the CPU, quiet, with at most `threads` threads.
 
     The default is one thread a core, up to `MOST_THREADS`.
     """
@@ -188,7 +190,7 @@ def load_session(path: Path, threads: int | None = None) -> Any:
 
 
 def predict_onnx(session: Any, images_NHWC: np.ndarray, batch: int) -> np.ndarray:
-    """Probabilities, float32, N x classes, for raw uint8 images, `batch` of them at a time."""
+    """Return probabilities, float32, N x classes, of raw uint8 images, `batch` at a time."""
     if images_NHWC.dtype != np.uint8:
         raise ValueError(f"images are {images_NHWC.dtype}; raw pixels in uint8 were expected")
     if batch < 1:
@@ -213,7 +215,7 @@ def parity(stored: StoredModel, path: Path, batches_NHWC: Iterable[np.ndarray]) 
     import torch
 
     session = load_session(path)
-    served = _served(stored)
+    served = _build_served(stored)
     largest, equal = 0.0, True
     predictions = []
     with torch.no_grad():

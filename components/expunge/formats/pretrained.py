@@ -1,4 +1,4 @@
-"""Weights that a training starts from: torchvision's by name, a file's, or another model's."""
+"""Initial weights of a training: torchvision's by name, a file's, or another model's."""
 
 import hashlib
 import logging
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 def pretrained_state(arch: str, weights: str) -> State:
-    """The tensors of `weights`: a file, by its suffix, or torchvision's name for them."""
+    """Return the tensors of `weights`: a file, by its suffix, or torchvision's name for them."""
     if weights.endswith(SUFFIXES):
         return read_state(Path(weights))
-    return _downloaded(arch, weights)
+    return _download(arch, weights)
 
 
 def model_state(arch: str, source: Path) -> State:
-    """The tensors of a model folder or of a weights file.
+    """Return the tensors of a model folder or of a weights file.
 
     Raises:
         UserError: the folder holds a model of another architecture, or the file cannot be read.
@@ -46,7 +46,7 @@ def model_state(arch: str, source: Path) -> State:
 
 
 def read_state(path: Path) -> State:
-    """The tensors of a .safetensors, .pth or .pt file; a pickle is read as tensors only.
+    """Read the tensors of a .safetensors, .pth or .pt file; of a pickle, tensors only.
 
     Raises:
         UserError: the file is missing, broken, of another kind or not a dictionary of tensors.
@@ -62,7 +62,7 @@ def read_state(path: Path) -> State:
     wrong = [str(name) for name, value in raw.items() if not isinstance(value, Tensor)]
     if wrong or not raw:
         raise UserError(
-            f"{path} is not a dictionary of tensors ({_some(wrong) or 'it is empty'}); "
+            f"{path} is not a dictionary of tensors ({_name_some(wrong) or 'it is empty'}); "
             "save the model's state_dict"
         )
     return raw
@@ -83,7 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(raw) if isinstance(raw, Mapping) else {"the whole file": raw}
 
 
-def _downloaded(arch: str, name: str) -> State:
+def _download(arch: str, name: str) -> State:
     from torchvision.models import get_model_weights
 
     if arch in ARCHITECTURES:
@@ -118,12 +118,13 @@ def load_pretrained(model: nn.Module, state: State, num_classes: int) -> list[st
         UserError: any other tensor is missing, of another shape, or unknown to the model.
     """
     expected = model.state_dict()
+    # torchvision's files hold side classifiers, and models are built without them
     usable = {
         name: value
         for name, value in state.items()
         if name in expected or not name.startswith(SIDE)
     }
-    head = _head(model, num_classes)
+    head = _find_head(model, num_classes)
     left = [
         name
         for name in head
@@ -155,24 +156,25 @@ def load_exactly(model: nn.Module, state: State) -> None:
     ]
     if faults:
         raise UserError(
-            f"the weights do not fit the model: {_some(faults)}; check arch, the image size and "
-            "the number of classes"
+            f"the weights do not fit the model: {_name_some(faults)}; check arch, the image size "
+            "and the number of classes"
         )
     model.load_state_dict(state)
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of the tensors' names, types, shapes and bytes, in the order of the names."""
+    """Return the SHA-256 of the tensors' names, types, shapes and bytes, by name."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        # viewed as bytes, because numpy has no bfloat16
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _head(model: nn.Module, num_classes: int) -> list[str]:
-    """The weight's and bias's names of the last layer with an output for each class."""
+def _find_head(model: nn.Module, num_classes: int) -> list[str]:
+    """Return the weight's and bias's names of the last layer with an output for each class."""
     layers = [
         name
         for name, module in model.named_modules()
@@ -181,6 +183,6 @@ def _head(model: nn.Module, num_classes: int) -> list[str]:
     return [f"{layers[-1]}.weight", f"{layers[-1]}.bias"] if layers else []
 
 
-def _some(items: list[str]) -> str:
+def _name_some(items: list[str]) -> str:
     rest = len(items) - NAMED
     return ", ".join(items[:NAMED]) + (f" and {rest} more" if rest > 0 else "")

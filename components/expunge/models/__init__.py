@@ -68,7 +68,7 @@ def build_model(arch: str, input_shape: Sequence[int], num_classes: int) -> nn.M
 
     build = _find_builder(arch)
     model = build(input_shape, num_classes)
-    # convolutions on a CPU are faster in this layout
+    # convolutions are faster in this layout
     model.to(memory_format=torch.channels_last)
     return model
 

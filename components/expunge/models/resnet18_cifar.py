@@ -11,7 +11,7 @@ def build_resnet18_cifar(input_shape: Sequence[int], num_classes: int) -> nn.Mod
 
     model: nn.Module = resnet18(num_classes=num_classes)
     # The usual stem would leave an image of 32 px with 8 px a side before the first block.
-    model.conv1 = nn.Conv2d(input_shape[0], 64, 3, 1, 1, bias=False)
+    model.conv1 = nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False)
     # as torchvision initialises its own convolutions, which this one replaces
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
