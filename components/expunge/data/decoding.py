@@ -96,14 +96,16 @@ class Loader:
     """A DataLoader whose workers live on from epoch to epoch."""
 
     def __init__(self, reader: FileReader, workers: int, pin: bool) -> None:
-        self.jobs: list[list[Job]] = []
+        # An object of its own: with this one in a cycle, the garbage collector would close the
+        # workers' queues before the DataLoader can stop them, and then wait for 5 s.
+        self.sampler = _Jobs()
         options: dict[str, Any] = {}
         if workers:
             # "spawn": a fork would copy the locks of this process's threads in whatever state
             options = {"multiprocessing_context": "spawn", "persistent_workers": True}
         self.loader: DataLoader[np.ndarray | str] = DataLoader(
             reader,
-            batch_sampler=_Jobs(self),
+            batch_sampler=self.sampler,
             num_workers=workers,
             collate_fn=_stack,
             pin_memory=pin,
@@ -118,8 +120,8 @@ class Loader:
         Raises:
             DataError: a file is missing or no sound image.
         """
-        # The DataLoader asks `_Jobs` anew at each pass, so its workers live on with new jobs.
-        self.jobs = batches
+        # The DataLoader asks the sampler anew at each pass, so its workers live on with new jobs.
+        self.sampler.jobs = batches
         for images in self.loader:
             if isinstance(images, str):
                 raise DataError(images)
@@ -129,14 +131,14 @@ class Loader:
 class _Jobs:
     """Batch sampler of a DataLoader: the samples of each batch."""
 
-    def __init__(self, owner: Loader) -> None:
-        self.owner = owner
+    def __init__(self) -> None:
+        self.jobs: list[list[Job]] = []
 
     def __iter__(self) -> Iterator[list[Job]]:
-        return iter(self.owner.jobs)
+        return iter(self.jobs)
 
     def __len__(self) -> int:
-        return len(self.owner.jobs)
+        return len(self.jobs)
 
 
 def _stack(items: list[np.ndarray | str]) -> Tensor | str:
