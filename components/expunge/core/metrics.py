@@ -46,18 +46,18 @@ def class_accuracy(predictions_N: Tensor, labels_N: Tensor, num_classes: int) ->
 
 
 def prediction_shares(logits_NC: Tensor, retain: Sequence[int]) -> Tensor:
-    """Return how often each retained class is the likeliest of them: float64, shape R, sum 1."""
+    """How often each retained class is the likeliest of them, float64, shape R, sum 1."""
     likeliest_N = logits_NC[:, list(retain)].argmax(dim=1)
     return torch.bincount(likeliest_N, minlength=len(retain)).double() / len(logits_NC)
 
 
 def total_variation(shares_R: Tensor, other_R: Tensor) -> float:
-    """Return half the L1 distance of two distributions: 0 for equal, 1 for disjoint ones."""
+    """Half the L1 distance of two distributions: 0 for equal ones, 1 for disjoint ones."""
     return float((shares_R - other_R).abs().sum() / 2)
 
 
 def activation_distance(logits_NC: Tensor, other_NC: Tensor) -> float:
-    """Return the mean L2 distance of two softmax outputs over samples, from 0 to sqrt(2).
+    """Mean over the samples of the L2 distance of the two softmax outputs, from 0 to sqrt(2).
 
     Source: Chundawat et al., "Zero-shot machine unlearning" (2023); also Golatkar et al. (2020).
     """
@@ -66,11 +66,10 @@ def activation_distance(logits_NC: Tensor, other_NC: Tensor) -> float:
 
 
 def tug_of_war(forget_gap: float, retain_gap: float, test_gap: float) -> float:
-    """Return (1 - |forget gap|) (1 - |retain gap|) (1 - |test gap|); 1 is best.
+    """(1 - |gap in forget accuracy|) (1 - |gap in retained train accuracy|) (1 - |gap in test
+    accuracy|), gaps to the mean of retrained models; 1 is best.
 
-    Gaps are those of the accuracy on forgotten classes, on retained training samples and on the
-    test set, to the mean of retrained models. Source: Zhao et al., "What makes unlearning hard and
-    what to do about it" (2024).
+    Source: Zhao et al., "What makes unlearning hard and what to do about it" (2024).
     """
     return (1 - abs(forget_gap)) * (1 - abs(retain_gap)) * (1 - abs(test_gap))
 
@@ -86,7 +85,7 @@ def relative_changes(before: dict[str, Tensor], after: dict[str, Tensor]) -> dic
 
 
 def anamnesis_index(steps: int, oracle_steps: Sequence[int], cap: int) -> float | None:
-    """Return the steps to relearn over the retrained models' mean; None if both are at the cap.
+    """Steps to relearn, over the retrained models' mean; None where both are at the cap.
 
     1 is what a retrained model has; near 0, the class is back at once. Where only one side is at
     the cap the index is a bound: from above if the retrained models are, from below if the judged
