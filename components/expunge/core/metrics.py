@@ -1,4 +1,4 @@
-"""Accuracy by class, and distances between the outputs of two classifiers.
+"""Accuracy by class, and differences between two classifiers.
 
 Shapes: N samples, C classes, H height, W width (in images_NCHW, C is the number of channels).
 """
