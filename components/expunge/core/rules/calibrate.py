@@ -1,4 +1,4 @@
-"""Choose rule, sign and strength of a forget on the codes alone: no data, no hand-set lambda.
+"""Choice of rule, sign and strength on the codes alone: no data, no hand-set lambda.
 
 A rule gives one path or several: for each strength s >= 0 a change of the weights, zero at 0. Along
 a path two things are measured, both on codes: depth and damage (see `expunge.core.rules.meter`).
