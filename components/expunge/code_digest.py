@@ -48,6 +48,7 @@ def digest_sources(folder: Traversable) -> str:
             f"{folder} holds no source file, and without a digest of the code a cached step could "
             "be answered by other code; install expunge with its .py files"
         )
+    # by file, so that a line that moves from one file to the next does not go unseen
     return _shorten("".join(f"{name} {digest}\n" for name, digest in sorted(found.items())))
 
 
@@ -63,6 +64,7 @@ def _read_version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
+        # a state of its own: installing the library later changes the digest
         return "none"
 
 

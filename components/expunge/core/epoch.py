@@ -114,6 +114,7 @@ def crop_and_flip(images_NHWC: Tensor, shifts_N2: Tensor, flips_N: Tensor) -> Te
     padded_NHWC = functional.pad(images_NHWC, padding)
     rows_NH = shifts_N2[:, :1] + torch.arange(height, device=images_NHWC.device)
     columns_NW = shifts_N2[:, 1:] + torch.arange(width, device=images_NHWC.device)
+    # a mirror is the same gather with its columns read backwards
     columns_NW = torch.where(flips_N[:, None], columns_NW.flip(1), columns_NW)
     lines_NH = torch.arange(count, device=images_NHWC.device)[:, None] * padded_NHWC.shape[1]
     pixels_NHW = (lines_NH + rows_NH)[:, :, None] * padded_NHWC.shape[2] + columns_NW[:, None]
@@ -171,6 +172,7 @@ def train_epoch(
     model.train()
     sums = torch.zeros(4, dtype=torch.float64, device=inputs.codes_KCHW.device)
     losses: list[Tensor] = []
+    # strict, because a missing batch would leave the others at the wrong rates
     for step, (batch, rate) in enumerate(zip(batches, rates, strict=True)):
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -205,6 +207,7 @@ def train_epoch(
 def _check_finite(losses: Sequence[Tensor], last: int, rates: Sequence[float], epoch: int) -> None:
     if not losses:
         return
+    # one transfer from the device for all of them
     values = torch.stack(list(losses)).tolist()
     for step, value in enumerate(values, start=last - len(values) + 1):
         if not math.isfinite(value):

@@ -42,6 +42,7 @@ def code_losses(logits_KC: Tensor, classes_K: Tensor) -> Tensor:
     """
     indices_C = torch.arange(logits_KC.shape[-1], device=logits_KC.device)
     own_KC = classes_K.unsqueeze(-1) == indices_C  # not one_hot: vmap cannot trace it
+    # minus infinity takes the own logit out of the sum
     others_K = logits_KC.masked_fill(own_KC, -torch.inf).logsumexp(dim=-1)
     own_K = logits_KC.gather(-1, classes_K.unsqueeze(-1)).squeeze(-1)
     return nn.functional.softplus(others_K - own_K)
@@ -114,6 +115,7 @@ def _compute_each(
         logits_1C = functional_call(model, values, (code_CHW.unsqueeze(0),))
         return code_losses(logits_1C, label.unsqueeze(0)).sum()
 
+    # detached, since `grad` differentiates by these values and not by the parameters
     values = {name: p.detach() for name, p in parameters.items()}
     stacked = vmap(grad(compute_loss), in_dims=(None, 0, 0))(values, codes_KCHW, classes_K)
     for row in range(len(codes_KCHW)):

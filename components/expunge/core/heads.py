@@ -87,6 +87,7 @@ def read_head(model: nn.Module, num_classes: int) -> Head:
 
 def with_head(model: nn.Module, head: Head) -> nn.Module:
     """Return a copy of the model with another head."""
+    # a copy, since the original is still to be measured beside it
     copied = copy.deepcopy(model)
     name = find_head_name(copied, len(head.bias_C))
     classes, width = head.weight_CD.shape

@@ -41,6 +41,7 @@ def class_accuracy(predictions_N: Tensor, labels_N: Tensor, num_classes: int) ->
     A class without samples has NaN: nothing is known of it.
     """
     right_C, samples_C = class_counts(predictions_N, labels_N, num_classes).double()
+    # 0 / 0 gives the NaN of an empty class
     accuracy_C: Tensor = right_C / samples_C
     return accuracy_C
 

@@ -85,6 +85,7 @@ def _unzip(path: Path, origin: str, plain: Path) -> Path:
 def _read_tar(path: Path, origin: str, stack: ExitStack) -> Tree:
     with _report_damage(origin):
         file = stack.enter_context(path.open("rb"))
+        # "r:" and no guess: of a compressed tar, each member would be read from the start
         archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:"))  # noqa: SIM115
         members = archive.getmembers()
         # tarfile takes a broken header for the end; the true end is a block of zeros.

@@ -65,6 +65,7 @@ def resize_images(images_NHWC: np.ndarray, image_size: int) -> np.ndarray:
     scaled_NHWC = np.empty((count, image_size, image_size, channels), dtype=np.uint8)
 
     def scale(row: int) -> None:
+        # PIL takes gray pixels without an axis for the channel
         pixels = images_NHWC[row, :, :, 0] if channels == 1 else images_NHWC[row]
         fitted = fit_image(Image.fromarray(pixels), image_size, image_size)
         scaled_NHWC[row] = np.asarray(fitted).reshape(scaled_NHWC.shape[1:])

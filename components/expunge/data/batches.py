@@ -121,6 +121,7 @@ class ArraySplit:
             raise DataError(
                 f"{folder / split}.safetensors cannot be read ({error}); prepare the data anew"
             ) from error
+        # copied: arrays from safetensors are read-only, of which torch would warn
         images_NHWC, labels_N = (torch.tensor(array) for array in arrays)
         if without:
             kept_N = ~torch.isin(labels_N, torch.tensor(list(without)))
@@ -191,6 +192,7 @@ class FileSplit:
         for images_NHWC, (start, stop), part in zip(images, bounds, parts, strict=True):
             rows_N = draws.order_N[slice(*part)]
             yield Batch(
+                # from pinned memory, the copy runs beside the step before
                 images_NHWC.to(self.device, non_blocking=True),
                 self.labels_N[rows_N],
                 draws.replaced_N[slice(*part)],

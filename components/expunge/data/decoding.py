@@ -85,6 +85,7 @@ class FileReader(Dataset[np.ndarray | str]):
             return f"{path} cannot be read ({error}); prepare the data anew"
         except DataError as error:
             return str(error)
+        # a view: `_stack` copies the pixels anyway
         return pixels_HWC[:, ::-1] if mirror else pixels_HWC
 
     def open_loader(self, workers: int, *, pin: bool) -> "Loader":

@@ -37,6 +37,7 @@ def load_digit_splits() -> dict[str, Arrays]:
     labels_N = raw.target.astype(np.int64)
     order = np.array(shuffle_stably(len(labels_N), "digits"))
     test_N = np.zeros(len(labels_N), dtype=bool)
+    # class by class, so that each has the same share in the test split
     for digit in range(10):
         own = order[labels_N[order] == digit]
         test_N[own[: round(TEST_SHARE * len(own))]] = True

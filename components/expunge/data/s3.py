@@ -80,8 +80,11 @@ def _open_client() -> "S3Client":
 
     try:
         return boto3.Session().client(
-            "s3", config=Config(connect_timeout=CONNECT_SECONDS, max_pool_connections=MAX_THREADS)
+            # as many connections as threads, or these would wait for each other
+            "s3",
+            config=Config(connect_timeout=CONNECT_SECONDS, max_pool_connections=MAX_THREADS),
         )
+    # boto3 raises it for an endpoint that is no URL
     except ValueError as error:
         raise DataError(f"S3 cannot be used ({error}); check AWS_ENDPOINT_URL") from error
 
@@ -175,6 +178,7 @@ def _make_client_error(source: str, error: "ClientError") -> DataError | Operati
         return DataError(
             f"{source}: access is denied ({code}); check the credentials and the bucket's policy"
         )
+    # what the same command may find mended later
     if status >= 500 or status == 429:
         return OperationalError(f"{source}: the store fails with {code} ({status}); try again")
     return DataError(f"{source} cannot be read ({error}); check the bucket and the prefix")

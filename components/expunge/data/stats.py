@@ -32,6 +32,7 @@ def compute_mean_and_std(counts_CV: np.ndarray) -> tuple[tuple[float, ...], tupl
     constant channel is 1.0, since data are divided by it.
     """
     means, stds = [], []
+    # Python's integers: the products pass 64 bits for a large set
     for row in counts_CV.tolist():
         pixels = sum(row)
         total = sum(count * value for value, count in enumerate(row))
@@ -46,6 +47,7 @@ def describe_arrays(images_NHWC: np.ndarray, labels_N: np.ndarray, classes: int)
     """Return the split's `SplitInfo`; its digest covers shape, pixels and int64 labels."""
     digest = hashlib.sha256(repr(tuple(images_NHWC.shape)).encode())
     digest.update(np.ascontiguousarray(images_NHWC).data)
+    # little endian, for the same digest on every machine
     digest.update(np.ascontiguousarray(labels_N, dtype="<i8").data)
     return SplitInfo(len(labels_N), digest.hexdigest(), count_classes(labels_N, classes))
 

@@ -69,6 +69,7 @@ def export_onnx(stored: StoredModel, path: Path) -> str:
     for key, value in sorted(_make_metadata(stored).items()):
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
+    # protobuf writes its maps in any order unless told
     content = model.SerializeToString(deterministic=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     # renamed into place, so that a killed export leaves no half of a file under the final name
@@ -176,6 +177,7 @@ def load_session(path: Path, threads: int | None = None) -> Any:
         raise UserError(f"{path} does not exist; expected an ONNX file written by export_onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or min(os.cpu_count() or 1, MOST_THREADS)
+    # the graph is a chain: no two of its nodes could run at once
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
     try:

@@ -129,11 +129,13 @@ def load_pretrained(model: nn.Module, state: State, num_classes: int) -> list[st
         name
         for name in head
         if name in usable
+        # another width of the features is a mismatch, and no other number of classes
         and usable[name].shape[1:] == expected[name].shape[1:]
         and usable[name].shape != expected[name].shape
     ]
     for name in left:
         del usable[name]
+    # with its own head filled in, whatever else is missing is a fault
     load_exactly(model, {**usable, **{name: expected[name] for name in left}})
     if left:
         logger.info("the weights are for another number of classes: %s start anew", ", ".join(left))

@@ -22,6 +22,7 @@ class _Block(nn.Module):
         """Return the features of the next block."""
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         if self.stride != 1 or self.added:
+            # zeros and no 1x1 convolution: the shortcut has no parameters
             x = nn.functional.pad(
                 x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added)
             )
@@ -35,6 +36,7 @@ class ResNet20(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(16)
+        # the first is what the stem gives
         widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
         self.blocks = nn.Sequential(
             *(

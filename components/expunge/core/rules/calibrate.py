@@ -87,7 +87,9 @@ def calibrate(
                 "epochs or a lower learning rate"
             )
         if lambdas:
+            # the first is the strength; the others have shaped the paths already
             return _choose_best(meter, [(path, lambdas[0]) for path in paths])
+        # log1p keeps the digits of a small budget
         return _search(meter, paths, -math.log1p(-budget))
 
 
@@ -138,6 +140,7 @@ def _search(meter: Meter, paths: Sequence[WeightPath], limit: float) -> Choice:
         if trial.rule == mildest.rule
         and trial.damage <= max(limit, NEARLY_MILDEST * mildest.damage)
     ]
+    # of two that are equally deep, the milder one
     trial, path = max(deepened, key=lambda pair: (pair[0].forget_loss, -pair[0].damage))
     return Choice(trial, path.change(trial.strength), tuple(meter.trials), sufficient=True)
 

@@ -75,6 +75,7 @@ class Meter:
             sign=path.sign,
             strength=strength,
             lambdas=path.list_lambdas(strength),
+            # the lowest: one class that is still known makes the whole request fail
             forget_loss=float(losses_K[self.forget_K].min()),
             retain_loss=float(losses_K[~self.forget_K].mean()),
             forgotten=1 - float(right_K[self.forget_K].mean()),

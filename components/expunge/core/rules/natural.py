@@ -26,6 +26,7 @@ def compute_direction(gradient: dict[str, Tensor], retain: Fisher) -> Change:
     direction = {}
     for name, gradient_W in gradient.items():
         damped_W = retain[name] + retain[name].mean()
+        # without any damping no retained code sees the tensor, and 0 / 0 would spoil the norm
         direction[name] = torch.where(damped_W > 0, gradient_W / damped_W, 0.0)
     norm = torch.sqrt(sum((d.square().sum() for d in direction.values()), torch.zeros(())))
     if not torch.isfinite(norm) or norm == 0:

@@ -44,6 +44,7 @@ def compute_ratio(forget: Fisher, retain: Fisher) -> Ratio:
     largest: dict[str, float] = {}
     unbounded = 0
     for name, forget_W in forget.items():
+        # in place: each of these is as large as the model, in float64
         ratio_W = (forget_W / retain[name]).nan_to_num_(nan=0.0, posinf=math.inf)
         top = float(ratio_W.max())
         if math.isinf(top):
