@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from expunge import processes as holders
+from expunge import processes
 from expunge.errors import RefusedError
 from expunge.ledger.database import begin_read, begin_write, now, stamp
 from expunge.ledger.events import append
@@ -220,7 +220,7 @@ def list_lost_claims(model: str) -> list[Claim]:
         moment = stamp(now(connection))
         active = _select(connection, claims.c.model == model, claims.c.state == ACTIVE)
     return [
-        claim for claim in active if claim.lease_until < moment or holders.has_ended(claim.holder)
+        claim for claim in active if claim.lease_until < moment or processes.has_ended(claim.holder)
     ]
 
 

@@ -12,8 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from expunge import environment
-from expunge import processes as holders
+from expunge import environment, processes
 from expunge.errors import UserError
 from expunge.registry.store import connect, experiment_id, pages, store_errors
 
@@ -113,9 +112,9 @@ def abandon_runs(model: str) -> None:
         filter_string=query,
     )
     for run in list(found):
-        if not holders.has_ended(run.data.tags.get(HOLDER_TAG)):
+        if not processes.has_ended(run.data.tags.get(HOLDER_TAG)):
             continue
-        holders.end_leftovers(run.data.tags[KEY_TAG])
+        processes.end_leftovers(run.data.tags[KEY_TAG])
         _end(client, run, "KILLED")
 
 

@@ -12,7 +12,7 @@ import click
 from expunge.config import AUGMENTATIONS, PRECISIONS, RULES, SCHEDULES, GateConfig, TrainConfig
 from expunge.policy import Policy, load_policy
 from expunge_pipelines.kubeflow.settings import read_settings
-from expunge_pipelines.runners.docker import LOCAL, RUNNERS
+from expunge_pipelines.runners.base import LOCAL, RUNNERS
 
 Command = Callable[..., Any]
 
@@ -55,7 +55,7 @@ def runner_option(command: Command) -> Command:
     """`--runner`."""
     return click.option(
         "--runner",
-        type=click.Choice(RUNNERS),
+        type=click.Choice(list(RUNNERS)),
         default=LOCAL,
         envvar="EXPUNGE_RUNNER",
         show_default=True,
