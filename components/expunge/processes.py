@@ -17,7 +17,7 @@ GRACE = 10.0  # seconds for a killed process to be gone
 
 def name_this_process() -> str:
     """This process as `MACHINE PID STARTED`: the boot and process namespace, and when it began."""
-    return f"{_machine()} {os.getpid()} {_started(os.getpid())}"
+    return f"{_name_machine()} {os.getpid()} {_read_start(os.getpid())}"
 
 
 def has_ended(holder: str | None) -> bool:
@@ -27,10 +27,10 @@ def has_ended(holder: str | None) -> bool:
     if holder.count(" ") < 2:
         return True  # what a power loss left of a name
     machine, pid, started = holder.rsplit(" ", 2)
-    return machine == _machine() and _started(int(pid)) != started
+    return machine == _name_machine() and _read_start(int(pid)) != started
 
 
-def _started(pid: int) -> str | None:
+def _read_start(pid: int) -> str | None:
     """When a process began, in the kernel's own ticks since boot; None for one that has ended."""
     with suppress(FileNotFoundError, ProcessLookupError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -57,7 +57,7 @@ def end_leftovers(run: str) -> None:
     psutil.wait_procs(left, GRACE)
 
 
-def _machine() -> str:
+def _name_machine() -> str:
     """This boot of this machine, and the process namespace: in a container, pid 1 is another."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

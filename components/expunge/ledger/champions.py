@@ -50,7 +50,7 @@ class Erasure:
 def find_champion(model: str) -> Champion | None:
     """The model's champion; None where it has none."""
     with begin_read("read the champion") as connection:
-        return _champion(connection, model)
+        return _read_champion(connection, model)
 
 
 def list_champion_models() -> list[str]:
@@ -62,7 +62,7 @@ def list_champion_models() -> list[str]:
 def list_erasures(model: str) -> dict[int, Erasure]:
     """The classes that must not come back to a model."""
     with begin_read("read what was erased") as connection:
-        return _erasures(connection, model)
+        return _read_erasures(connection, model)
 
 
 def change_champion(
@@ -87,22 +87,22 @@ def change_champion(
             class that was erased.
     """
     with begin_write("change the champion") as connection:
-        current = _champion(connection, model)
+        current = _read_champion(connection, model)
         if current is not None and (current.version, current.weights) == (version, weights):
             return current
         _check_claim(connection, model, version, token)
         found = current.version if current else None
         if found != expected:
             raise RefusedError(
-                f"the champion of {model!r} is {_say(found)} by now and version {version} was "
-                f"compared with {_say(expected)}; run the pipeline again from the new champion"
+                f"the champion of {model!r} is {_say_version(found)} by now and version {version} was "
+                f"compared with {_say_version(expected)}; run the pipeline again from the new champion"
             )
-        known = _erasures(connection, model)
+        known = _read_erasures(connection, model)
         check_no_way_back(model, version, forgotten, known)
-        _erase(connection, model, version, set(forgotten) - set(known))
+        _record_erasures(connection, model, version, set(forgotten) - set(known))
         replaced = found if found != version else None
         row = Champion(model, version, weights, replaced, tuple(sorted(forgotten)), grade, 0)
-        return _write(connection, row, why, token)
+        return _write_champion(connection, row, why, token)
 
 
 def adopt_champion(
@@ -121,18 +121,20 @@ def adopt_champion(
     what the champion itself has forgotten is among them, whether `erased` names it or not.
     """
     with begin_write("adopt a champion") as connection:
-        current = _champion(connection, model)
+        current = _read_champion(connection, model)
         if current is not None:
             return current
         for index, first in sorted({**dict.fromkeys(forgotten, version), **erased}.items()):
-            _erase(connection, model, first, {index})
+            _record_erasures(connection, model, first, {index})
         row = Champion(model, version, weights, previous, tuple(sorted(forgotten)), grade, 0)
-        return _write(connection, row, "adopted")
+        return _write_champion(connection, row, "adopted")
 
 
-def _write(connection: Connection, row: Champion, why: str, token: int | None = None) -> Champion:
+def _write_champion(
+    connection: Connection, row: Champion, why: str, token: int | None = None
+) -> Champion:
     """Write the row of a model, as its next revision."""
-    current = _champion(connection, row.model)
+    current = _read_champion(connection, row.model)
     row = replace(row, revision=current.revision + 1 if current else 1)
     values = {**asdict(row), "forgotten": list(row.forgotten)}
     values["changed_at"] = append(connection, f"champion-{why}", token=token, **values)
@@ -167,7 +169,7 @@ def fulfil(model: str) -> list[Request]:
     To be called when the champion serves: a request that is fulfilled is so for everybody.
     """
     with begin_write("settle requests") as connection:
-        current = _champion(connection, model)
+        current = _read_champion(connection, model)
         if current is None:
             return []
         done = [
@@ -212,7 +214,9 @@ def _check_claim(connection: Connection, model: str, version: int, token: int | 
         )
 
 
-def _erase(connection: Connection, model: str, version: int, classes: Collection[int]) -> None:
+def _record_erasures(
+    connection: Connection, model: str, version: int, classes: Collection[int]
+) -> None:
     """Note what a new champion has forgotten for good, and which request asked for it."""
     owners = {
         row.class_index: row.request
@@ -236,12 +240,12 @@ def _erase(connection: Connection, model: str, version: int, classes: Collection
         )
 
 
-def _erasures(connection: Connection, model: str) -> dict[int, Erasure]:
+def _read_erasures(connection: Connection, model: str) -> dict[int, Erasure]:
     rows = connection.execute(select(erased).where(erased.c.model == model))
     return {row.class_index: Erasure(row.version, row.request) for row in rows}
 
 
-def _champion(connection: Connection, model: str) -> Champion | None:
+def _read_champion(connection: Connection, model: str) -> Champion | None:
     row = connection.execute(select(champions).where(champions.c.model == model)).one_or_none()
     if row is None:
         return None
@@ -256,5 +260,5 @@ def _champion(connection: Connection, model: str) -> Champion | None:
     )
 
 
-def _say(version: int | None) -> str:
+def _say_version(version: int | None) -> str:
     return "none" if version is None else f"version {version}"

@@ -70,18 +70,18 @@ def claim_requests(
         RefusedError: one of `only` is held by another run, or waits for approval.
     """
     with begin_write("claim requests") as connection:
-        held = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
+        held = _select_claims(connection, claims.c.run == run, claims.c.state == ACTIVE)
         if held:
             return held[0]
-        candidates, waiting = _candidates(connection, model, only, approval)
+        candidates, waiting = _select_candidates(connection, model, only, approval)
         taken: list[Request] = []
         while candidates and not taken and not (only and waiting):
-            chosen = candidates if only else _together(candidates)
-            taken = _fitting(connection, chosen, classes, forgotten)
+            chosen = candidates if only else _choose_batch(candidates)
+            taken = _take_fitting(connection, chosen, classes, forgotten)
             candidates = [entry for entry in candidates if entry not in chosen]
         if taken:
             moment = now(connection)
-            return _hold(
+            return _open_claim(
                 connection,
                 taken,
                 model=model,
@@ -101,7 +101,7 @@ def claim_requests(
     return None
 
 
-def _hold(connection: Connection, taken: Sequence[Request], **values: Any) -> Claim:
+def _open_claim(connection: Connection, taken: Sequence[Request], **values: Any) -> Claim:
     token = connection.execute(insert(claims).returning(claims.c.token).values(values)).scalar_one()
     ids = [entry.id for entry in taken]
     connection.execute(
@@ -112,10 +112,10 @@ def _hold(connection: Connection, taken: Sequence[Request], **values: Any) -> Cl
     for request in ids:
         append(connection, "request-claimed", values["model"], request,
                token=token, run=values["run"], base_version=values["base_version"])  # fmt: skip
-    return _select(connection, claims.c.token == token)[0]
+    return _select_claims(connection, claims.c.token == token)[0]
 
 
-def _candidates(
+def _select_candidates(
     connection: Connection, model: str, only: Sequence[str], approval: bool
 ) -> tuple[list[Request], list[Request]]:
     """The requests that a run may take, and those that wait for approval.
@@ -147,14 +147,14 @@ def _candidates(
     return [entry for entry in found if entry not in missing], missing
 
 
-def _together(candidates: Sequence[Request]) -> list[Request]:
+def _choose_batch(candidates: Sequence[Request]) -> list[Request]:
     """Those that go into one run: the first due, if it is to be alone, or all that are not."""
     if candidates[0].alone:
         return [candidates[0]]
     return [entry for entry in candidates if not entry.alone]
 
 
-def _fitting(
+def _take_fitting(
     connection: Connection,
     candidates: Sequence[Request],
     classes: int,
@@ -166,11 +166,13 @@ def _fitting(
     for entry in candidates:
         unknown = [index for index in entry.classes if index >= classes]
         if unknown:
-            _park(connection, entry, f"class {unknown[0]} is none of the champion's {classes}")
+            _park_request(
+                connection, entry, f"class {unknown[0]} is none of the champion's {classes}"
+            )
         elif set(entry.classes) <= set(forgotten):
             continue  # it is fulfilled by the champion, as soon as somebody looks
         elif classes - len({*forgotten, *entry.classes}) < 2:
-            _park(
+            _park_request(
                 connection,
                 entry,
                 "it would leave fewer than two classes; withdraw the model instead",
@@ -204,7 +206,7 @@ def note_verdict(run: str, verdict: str, failed_checks: Sequence[str], mlflow_ru
 def find_claim(run: str) -> Claim | None:
     """The last claim of a run; None where it has never had one."""
     with begin_read("read a claim") as connection:
-        found = _select(connection, claims.c.run == run)
+        found = _select_claims(connection, claims.c.run == run)
         return found[-1] if found else None
 
 
@@ -218,7 +220,7 @@ def list_lost_claims(model: str) -> list[Claim]:
     """Active claims of a model whose lease ran out, or whose process here has ended."""
     with begin_read("read the claims") as connection:
         moment = stamp(now(connection))
-        active = _select(connection, claims.c.model == model, claims.c.state == ACTIVE)
+        active = _select_claims(connection, claims.c.model == model, claims.c.state == ACTIVE)
     return [
         claim for claim in active if claim.lease_until < moment or processes.has_ended(claim.holder)
     ]
@@ -241,7 +243,7 @@ def close_claim(
     from the second on each is tried alone.
     """
     with begin_write("close a claim") as connection:
-        active = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
+        active = _select_claims(connection, claims.c.run == run, claims.c.state == ACTIVE)
         if not active:
             return None
         claim = active[0]
@@ -252,14 +254,14 @@ def close_claim(
         elif outcome != OVERTAKEN and claim.verdict not in (None, PASSED):
             outcome = str(claim.verdict)
         for entry in left:
-            _settle(connection, claim, entry, outcome, several, error, attempts)
+            _settle_request(connection, claim, entry, outcome, several, error, attempts)
         connection.execute(
             update(claims)
             .where(claims.c.token == claim.token)
             .values(state=CLOSED, outcome=outcome, closed_at=stamp(now(connection)))
         )
         append(connection, "claim-closed", claim.model, token=claim.token, outcome=outcome)
-        return _select(connection, claims.c.token == claim.token)[0]
+        return _select_claims(connection, claims.c.token == claim.token)[0]
 
 
 def explain_failure(run: str, error: str) -> None:
@@ -274,7 +276,7 @@ def explain_failure(run: str, error: str) -> None:
         )
 
 
-def _settle(
+def _settle_request(
     connection: Connection,
     claim: Claim,
     entry: Request,
@@ -284,27 +286,29 @@ def _settle(
     attempts: int,
 ) -> None:
     if outcome == "rejected" and several:
-        _set(connection, entry, PENDING, "set-apart", alone=1, attempts=0,
+        _move_request(connection, entry, PENDING, "set-apart", alone=1, attempts=0,
              failed_checks=list(claim.failed_checks))  # fmt: skip
     elif outcome == "rejected":
-        _set(connection, entry, REJECTED, "rejected", attempts=0,
+        _move_request(connection, entry, REJECTED, "rejected", attempts=0,
              failed_checks=list(claim.failed_checks))  # fmt: skip
     elif outcome == UNTRUSTWORTHY:
-        _park(connection, entry, "the measurement could not be trusted: a control failed")
+        _park_request(connection, entry, "the measurement could not be trusted: a control failed")
     elif outcome == FAILED and entry.attempts >= attempts:
-        _park(connection, entry, error or "the run failed")
+        _park_request(connection, entry, error or "the run failed")
     elif outcome == FAILED:  # twice: of several, one may be what makes it fail
         alone = int((several and entry.attempts > 1) or entry.alone)
-        _set(connection, entry, PENDING, "put-back", error=error or None, alone=alone)
+        _move_request(connection, entry, PENDING, "put-back", error=error or None, alone=alone)
     else:  # overtaken or interrupted: no fault of the request, and no attempt
-        _set(connection, entry, PENDING, "put-back", attempts=entry.attempts - 1)
+        _move_request(connection, entry, PENDING, "put-back", attempts=entry.attempts - 1)
 
 
-def _park(connection: Connection, entry: Request, error: str) -> None:
-    _set(connection, entry, PARKED, "parked", error=error)
+def _park_request(connection: Connection, entry: Request, error: str) -> None:
+    _move_request(connection, entry, PARKED, "parked", error=error)
 
 
-def _set(connection: Connection, entry: Request, state: str, what: str, **values: Any) -> None:
+def _move_request(
+    connection: Connection, entry: Request, state: str, what: str, **values: Any
+) -> None:
     """Move a request; the error stays out of the log, as it may quote anything."""
     moment = append(
         connection,
@@ -321,7 +325,7 @@ def _set(connection: Connection, entry: Request, state: str, what: str, **values
     )
 
 
-def _select(connection: Connection, *conditions: Any) -> list[Claim]:
+def _select_claims(connection: Connection, *conditions: Any) -> list[Claim]:
     query = select(claims).where(*conditions).order_by(claims.c.token)
     rows = connection.execute(query).mappings().all()
     return [

@@ -48,10 +48,10 @@ def append(
         "kind": kind,
         "model": model,
         "request": request,
-        "body": _canonical(body),
+        "body": _dump_canonical(body),
         "previous": previous,
     }
-    row["hash"] = _hash(row)
+    row["hash"] = _hash_event(row)
     connection.execute(insert(events).values(row))
     connection.execute(update(head).values(seq=row["seq"], hash=row["hash"]))
     return str(row["at"])
@@ -60,7 +60,7 @@ def append(
 def keep_text(connection: Connection, request: str, field: str, text: str) -> str:
     """Keep a personal text of a request beside the log, and return the digest that stands in it."""
     salt = secrets.token_bytes(32)
-    digest = _salted(salt.hex(), text)
+    digest = _hash_text(salt.hex(), text)
     row = {"digest": digest, "request": request, "field": field, "salt": salt.hex(), "text": text}
     connection.execute(insert(texts).values(row))
     return digest
@@ -91,16 +91,7 @@ def list_events(model: str | None = None, request: str | None = None) -> list[Ev
     if request is not None:
         query = query.where(events.c.request == request)
     with begin_read("read the events") as connection:
-        return [_event(row) for row in connection.execute(query)]
-
-
-def verify() -> int:
-    """Check every event and every text that is still there; returns the number of events.
-
-    Raises:
-        OperationalError: an event was changed, added, left out or cut off, or a text changed.
-    """
-    return len(verify_events())
+        return [_build_event(row) for row in connection.execute(query)]
 
 
 def verify_events() -> list[Event]:
@@ -116,7 +107,7 @@ def verify_events() -> list[Event]:
             count += 1
             if row["seq"] != count:
                 raise OperationalError(f"event {count} of the ledger is missing; {_BROKEN}")
-            if row["previous"] != previous or row["hash"] != _hash(row):
+            if row["previous"] != previous or row["hash"] != _hash_event(row):
                 raise OperationalError(f"event {count} of the ledger was changed; {_BROKEN}")
             previous = row["hash"]
         end = connection.execute(select(head.c.seq, head.c.hash)).one()
@@ -125,28 +116,28 @@ def verify_events() -> list[Event]:
                 f"the ledger has {count} events and its head says {end.seq}; {_BROKEN}"
             )
         for row in connection.execute(select(texts).where(texts.c.text.is_not(None))).mappings():
-            if _salted(row["salt"], row["text"]) != row["digest"]:
+            if _hash_text(row["salt"], row["text"]) != row["digest"]:
                 raise OperationalError(
                     f"the {row['field']} of request {row['request']} was changed; {_BROKEN}"
                 )
-        return [_event(row) for row in rows]
+        return [_build_event(row) for row in rows]
 
 
 _BROKEN = "somebody wrote into its database by hand: compare it with a backup"
 
 
-def _event(row: Row[Any]) -> Event:
+def _build_event(row: Row[Any]) -> Event:
     return Event(row.seq, row.at, row.kind, row.model, row.request, json.loads(row.body), row.hash)
 
 
-def _hash(row: Mapping[Any, Any]) -> str:
+def _hash_event(row: Mapping[Any, Any]) -> str:
     fields = ("seq", "at", "kind", "model", "request", "body", "previous")
-    return hashlib.sha256(_canonical({key: row[key] for key in fields}).encode()).hexdigest()
+    return hashlib.sha256(_dump_canonical({key: row[key] for key in fields}).encode()).hexdigest()
 
 
-def _salted(salt: str, text: str) -> str:
+def _hash_text(salt: str, text: str) -> str:
     return hashlib.sha256(bytes.fromhex(salt) + text.encode()).hexdigest()
 
 
-def _canonical(value: Mapping[str, Any]) -> str:
+def _dump_canonical(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

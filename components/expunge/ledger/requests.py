@@ -100,7 +100,7 @@ def add_request(
         fresh = {index: name for index, name in classes.items() if index not in owners}
         created = None
         if fresh:
-            created = _file(connection, model, fresh, reason, requester, due, approval)
+            created = _insert_request(connection, model, fresh, reason, requester, due, approval)
         known = sorted(set(owners.values()))
         found = {entry.id: entry for entry in select_requests(connection, ids=[*known, created])}
     return Added(
@@ -109,7 +109,7 @@ def add_request(
     )
 
 
-def _file(
+def _insert_request(
     connection: Connection,
     model: str,
     classes: Mapping[int, str | None],
@@ -166,10 +166,10 @@ def find_request(request: str) -> Request:
         UserError: there is none, or there are several.
     """
     with begin_read("read a request") as connection:
-        return _find(connection, request)
+        return _select_request(connection, request)
 
 
-def _find(connection: Connection, request: str) -> Request:
+def _select_request(connection: Connection, request: str) -> Request:
     query = select(requests.c.id).where(requests.c.id.endswith(request, autoescape=True))
     found = list(connection.scalars(query)) if request else []
     if len(found) != 1:
@@ -192,7 +192,7 @@ def cancel_request(request: str, by: str) -> Request:
         UserError: there is no such request, or it is cancelled already.
     """
     with begin_write("cancel a request") as connection:
-        found = _find(connection, request)
+        found = _select_request(connection, request)
         if found.state == CANCELLED:
             raise UserError(f"request {found.id} is cancelled already")
         if found.state == FULFILLED:
@@ -209,7 +209,7 @@ def cancel_request(request: str, by: str) -> Request:
             update(request_classes).where(request_classes.c.request == found.id).values(stands=0)
         )
         digest = keep_text(connection, found.id, "canceller", by)
-        return _move(connection, found, CANCELLED, "request-cancelled", by=digest)
+        return _move_request(connection, found, CANCELLED, "request-cancelled", by=digest)
 
 
 def approve_request(request: str, by: str) -> Request:
@@ -220,7 +220,7 @@ def approve_request(request: str, by: str) -> Request:
         UserError: there is no such request, or it waits for no approval.
     """
     with begin_write("approve a request") as connection:
-        found = _find(connection, request)
+        found = _select_request(connection, request)
         if found.state != UNAPPROVED:
             raise UserError(f"request {found.id} is {found.state}; it waits for no approval")
         if found.requester is None:
@@ -236,7 +236,7 @@ def approve_request(request: str, by: str) -> Request:
         connection.execute(
             update(requests).where(requests.c.id == found.id).values(approver=digest)
         )
-        return _move(connection, found, PENDING, "request-approved", by=digest)
+        return _move_request(connection, found, PENDING, "request-approved", by=digest)
 
 
 def retry_request(request: str) -> Request:
@@ -246,16 +246,18 @@ def retry_request(request: str) -> Request:
         UserError: there is no such request, or it is in another state.
     """
     with begin_write("put a request back") as connection:
-        found = _find(connection, request)
+        found = _select_request(connection, request)
         if found.state not in (REJECTED, PARKED):
             raise UserError(
                 f"request {found.id} is {found.state}; only a rejected or parked one is put back"
             )
         connection.execute(update(requests).where(requests.c.id == found.id).values(attempts=0))
-        return _move(connection, found, PENDING, "request-put-back")
+        return _move_request(connection, found, PENDING, "request-put-back")
 
 
-def _move(connection: Connection, found: Request, state: str, kind: str, **body: Any) -> Request:
+def _move_request(
+    connection: Connection, found: Request, state: str, kind: str, **body: Any
+) -> Request:
     moment = append(connection, kind, found.model, found.id, **body)
     settled = moment if state == CANCELLED else None
     connection.execute(
@@ -304,10 +306,10 @@ def select_requests(
     ):
         names.setdefault(part.request, {})[part.class_index] = words.get(part.name or "")
     moment = stamp(now(connection))
-    return [_request(row, names[row["id"]], words, moment) for row in rows]
+    return [_build_request(row, names[row["id"]], words, moment) for row in rows]
 
 
-def _request(
+def _build_request(
     row: Mapping[Any, Any],
     names: Mapping[int, str | None],
     words: Mapping[str, str | None],

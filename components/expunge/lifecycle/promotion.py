@@ -47,8 +47,8 @@ def promote(
             between, the claim was lost, or the version remembers a class that was erased.
         UserError: there is no such version.
     """
-    _adopt(name)
-    _change(registry.find_candidate(name, version), expected, token, "promoted")
+    _adopt_champion(name)
+    _change_champion(registry.find_candidate(name, version), expected, token, "promoted")
     return ledger.fulfil(name)
 
 
@@ -59,14 +59,14 @@ def rollback(name: str) -> tuple[int, int]:
         RefusedError: the version did not pass the gate, or remembers a class that was erased.
         UserError: the model has no champion, or no previous one to go back to.
     """
-    current = _adopt(name)
+    current = _adopt_champion(name)
     if current is None:
         registry.resolve(name)  # raises, with what there is
         raise UserError(f"model {name!r} has no champion; train it with `expunge train {name}`")
     if current.previous is None:
         raise UserError(f"model {name!r} has no previous champion; version {current.version} stays")
     target = registry.find_candidate(name, current.previous)
-    _change(target, current.version, None, "rolled-back")
+    _change_champion(target, current.version, None, "rolled-back")
     return target.version, current.version
 
 
@@ -77,19 +77,19 @@ def reconcile(name: str) -> Reconciled:
     alias, or from the newest version that was champion, if one of them may be so still. Where none
     may, or the champion's version was deleted, the alias is taken away.
     """
-    row = _adopt(name)
+    row = _adopt_champion(name)
     if row is None and not registry.has_model(name):
         return Reconciled(None, False, {}, ())
-    restored = _show(name)
+    restored = _show_in_mlflow(name)
     for alias, (found, put) in restored.items():
         ledger.note_restored(name, alias, found, put)
     _record_versions(name)
-    missing = row is not None and not _stands(row, _versions(name))
+    missing = row is not None and not _is_registered(row, _map_versions(name))
     fulfilled = tuple(ledger.fulfil(name)) if row and not missing else ()
     return Reconciled(row.version if row else None, missing, restored, fulfilled)
 
 
-def _change(candidate: Version, expected: int | None, token: int | None, why: str) -> None:
+def _change_champion(candidate: Version, expected: int | None, token: int | None, why: str) -> None:
     """Change the ledger's row, and then the aliases."""
     name = candidate.name
     ledger.check_no_way_back(name, candidate.version, candidate.forgotten, list_erased(name))
@@ -103,10 +103,10 @@ def _change(candidate: Version, expected: int | None, token: int | None, why: st
         token=token,
         why=why,
     )
-    _show(name)
+    _show_in_mlflow(name)
 
 
-def _show(name: str) -> dict[str, tuple[int | None, int | None]]:
+def _show_in_mlflow(name: str) -> dict[str, tuple[int | None, int | None]]:
     """Set the aliases that stand elsewhere; returns where each stood and where it is.
 
     The row is read last, and once more when the aliases are set: another process may change it
@@ -114,9 +114,9 @@ def _show(name: str) -> dict[str, tuple[int | None, int | None]]:
     """
     moved: dict[str, tuple[int | None, int | None]] = {}
     while True:
-        found, known = registry.read_aliases(name), _versions(name)
+        found, known = registry.read_aliases(name), _map_versions(name)
         row = ledger.find_champion(name)
-        champion = row.version if row and _stands(row, known) else None
+        champion = row.version if row and _is_registered(row, known) else None
         previous = row.previous if row and row.previous in known else None
         if row and champion and not known[champion].promoted:
             registry.tag_champion(name, champion, row.forgotten)
@@ -128,7 +128,7 @@ def _show(name: str) -> dict[str, tuple[int | None, int | None]]:
             return moved
 
 
-def _stands(row: Champion, known: Mapping[int, Version]) -> bool:
+def _is_registered(row: Champion, known: Mapping[int, Version]) -> bool:
     """Whether the champion is there, and no other version has got its number."""
     entry = known.get(row.version)
     return entry is not None and entry.digests["weights"] == row.weights
@@ -137,23 +137,23 @@ def _stands(row: Champion, known: Mapping[int, Version]) -> bool:
 def _record_versions(name: str) -> None:
     """Record versions that a process was killed before it recorded, or that are older than that."""
     known = ledger.list_addresses(name)
-    for version in _versions(name).values():
+    for version in _map_versions(name).values():
         if version.uri not in known:
             classes = registry.read_model_info(version).retained
             ledger.note_written(version.uri, "version", classes, model=name)
 
 
-def _versions(name: str) -> dict[int, Version]:
+def _map_versions(name: str) -> dict[int, Version]:
     return {entry.version: entry for entry in registry.list_versions(name)}
 
 
-def _adopt(name: str) -> Champion | None:
+def _adopt_champion(name: str) -> Champion | None:
     """The ledger's row; where there is none, made from what MLflow says, if that may stand."""
     row = ledger.find_champion(name)
     if row is not None:
         return row
     found = registry.read_aliases(name)
-    promoted = [version for version, entry in _versions(name).items() if entry.promoted]
+    promoted = [version for version, entry in _map_versions(name).items() if entry.promoted]
     known = list_erased(name)
     for number in (found.get(registry.CHAMPION), *promoted):  # the newest first
         if number is None:

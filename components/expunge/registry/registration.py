@@ -24,16 +24,16 @@ from expunge.formats.files import (
     make_opaque_name,
 )
 from expunge.oracles import SUFFIX, compute_recipe_key, holds_oracles
-from expunge.registry.store import check_name, connect, store_errors
+from expunge.registry.store import check_name, connect, translate_errors
 from expunge.registry.versions import (
     KEY_TAG,
     KIND_TAG,
     ORACLE,
     SEED_TAG,
     Version,
-    digest_tag,
-    files_of,
+    list_files,
     list_versions,
+    name_digest_tag,
     resolve,
 )
 
@@ -41,7 +41,7 @@ KINDS = ("train", "forget", ORACLE)
 REQUIREMENTS = ("onnx", "onnxruntime", "numpy")
 
 
-@store_errors("register a version")
+@translate_errors("register a version")
 def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind: str) -> Version:
     """Register the model folder, with its Fisher total and ONNX file, as a new version of `name`.
 
@@ -63,19 +63,19 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
             f"a version of kind {kind!r} cannot be one of {name!r}: models whose name ends with "
             f"{SUFFIX} hold oracles, and no other does; choose another name"
         )
-    missing = [file for file in files_of(kind) if not (folder / file).is_file()]
+    missing = [file for file in list_files(kind) if not (folder / file).is_file()]
     if missing:
         raise UserError(f"{folder} holds no {', '.join(missing)}; run the steps that write them")
     info = load_model_info(folder)
     _check_forgotten(info, folder)
     if kind == ORACLE and "seed" not in info.settings:
         raise UserError(f"{folder} does not say its seed; an oracle is a model as train writes it")
-    every = {**tags, **_tags(run_id, info, folder, kind)}
+    every = {**tags, **_build_tags(run_id, info, folder, kind)}
     client = connect()
-    again = _registered(run_id, name, every)
+    again = _find_registered(run_id, name, every)
     if again is not None:
         return again
-    with _logged_model(client, run_id, name, folder, info, kind) as model_id:
+    with _upload_model(client, run_id, name, folder, info, kind) as model_id:
         _ensure_model(client, name)
         made = client.create_model_version(
             name, f"models:/{model_id}", run_id, tags=every, model_id=model_id
@@ -83,8 +83,8 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
     return resolve(name, int(made.version))
 
 
-def _registered(run_id: str, name: str, tags: Mapping[str, str]) -> Version | None:
-    same = (KEY_TAG, SEED_TAG) if KEY_TAG in tags else (digest_tag(WEIGHTS),)
+def _find_registered(run_id: str, name: str, tags: Mapping[str, str]) -> Version | None:
+    same = (KEY_TAG, SEED_TAG) if KEY_TAG in tags else (name_digest_tag(WEIGHTS),)
     for entry in reversed(list_versions(name)):
         if (entry.run_id == run_id or KEY_TAG in tags) and all(
             entry.tags.get(key) == tags[key] for key in same
@@ -106,8 +106,8 @@ def _check_forgotten(info: ModelInfo, folder: Path) -> None:
             raise OperationalError(f"the model forgot class {index} and still holds its code")
 
 
-def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, str]:
-    tags = {digest_tag(file): digest_file(folder / file) for file in files_of(kind)}
+def _build_tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, str]:
+    tags = {name_digest_tag(file): digest_file(folder / file) for file in list_files(kind)}
     tags |= {f"expunge.data.{split}": digest for split, digest in info.data_digests.items()}
     tags |= {
         KIND_TAG: kind,
@@ -123,12 +123,12 @@ def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, st
         base, _, number = info.parent.rpartition("/")
         for entry in list_versions(base):
             if str(entry.version) == number:
-                tags["expunge.base_weights"] = entry.tags[digest_tag(WEIGHTS)]
+                tags["expunge.base_weights"] = entry.tags[name_digest_tag(WEIGHTS)]
     return tags
 
 
 @contextmanager
-def _logged_model(
+def _upload_model(
     client: Any, run_id: str, name: str, folder: Path, info: ModelInfo, kind: str
 ) -> Iterator[str]:
     """Upload everything as a logged model of the run; it is deleted again if the body raises."""
@@ -138,7 +138,7 @@ def _logged_model(
         with tempfile.TemporaryDirectory() as scratch:
             flavoured = Path(scratch) / "model"
             _save_flavour(flavoured, folder, info, run_id, model_id)
-            for file in files_of(kind):
+            for file in list_files(kind):
                 shutil.copyfile(folder / file, flavoured / file)
             client.log_model_artifacts(model_id, str(flavoured))
         client.finalize_logged_model(model_id, "READY")
@@ -147,13 +147,13 @@ def _logged_model(
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
         yield model_id
     except BaseException:
-        with suppress(Exception), _uninterrupted():  # the failure itself is what the user reads
+        with suppress(Exception), _ignore_interrupts():  # the failure itself is what the user reads
             client.delete_logged_model(model_id)
         raise
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def _ignore_interrupts() -> Iterator[None]:
     """No SIGINT ends the body: on Ctrl-C the terminal sends one and the command another."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted

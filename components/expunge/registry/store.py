@@ -65,7 +65,7 @@ def connect() -> Any:
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     uri = environment.mlflow_uri()
-    path = _sqlite_path(uri)
+    path = _find_sqlite_path(uri)
     if path is None:
         _check_reachable(uri)
     import mlflow
@@ -74,7 +74,7 @@ def connect() -> Any:
         logging.getLogger(name).setLevel(logging.WARNING)
     # it prints a traceback for an error that is raised as well
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    with store_errors("open the store"):
+    with translate_errors("open the store"):
         if path is not None:
             _check_sqlite(path)
         mlflow.set_tracking_uri(uri)
@@ -87,7 +87,7 @@ def prepare_uri() -> str:
     return environment.mlflow_uri()
 
 
-def experiment_id(client: Any, model: str) -> str:
+def ensure_experiment(client: Any, model: str) -> str:
     """The experiment `expunge/<model>`, made when it is not there yet.
 
     On a local SQLite store its artifacts lie under `environment.artifact_root()`; a server decides
@@ -96,7 +96,7 @@ def experiment_id(client: Any, model: str) -> str:
     name = f"expunge/{check_name(model)}"
     known = client.get_experiment_by_name(name)
     if known is None:
-        local = _sqlite_path(environment.mlflow_uri()) is not None
+        local = _find_sqlite_path(environment.mlflow_uri()) is not None
         location = f"{environment.artifact_root()}/{model}" if local else None
         try:
             return str(client.create_experiment(name, artifact_location=location))
@@ -104,10 +104,10 @@ def experiment_id(client: Any, model: str) -> str:
             if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise
             known = client.get_experiment_by_name(name)  # another process was first
-    return str(known.experiment_id)
+    return str(known.ensure_experiment)
 
 
-def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+def iterate_pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
     """All results of one of MLflow's searches."""
     token = None
     while True:
@@ -119,20 +119,20 @@ def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def store_errors(doing: str) -> Iterator[None]:
+def translate_errors(doing: str) -> Iterator[None]:
     """Turn what MLflow and the stores under it raise into one `OperationalError` with the URI."""
     try:
         yield
     except ExpungeError:
         raise
     except Exception as error:
-        if not isinstance(error, _error_types()):
+        if not isinstance(error, _list_error_types()):
             raise
         uri = environment.redact_url(environment.mlflow_uri())
-        raise OperationalError(f"MLflow at {uri} could not {doing}: {_reason(error)}") from error
+        raise OperationalError(f"MLflow at {uri} could not {doing}: {_explain(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     """The first line of what was raised, or the database's own words where it was the reason.
 
     SQLAlchemy puts advice for programmers before those, and MLflow keeps it.
@@ -146,7 +146,7 @@ def _reason(error: Exception) -> str:
     return f"{reason}; check its permissions and space" if blocked else reason
 
 
-def _error_types() -> tuple[type[Exception], ...]:
+def _list_error_types() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -159,7 +159,7 @@ def _error_types() -> tuple[type[Exception], ...]:
     return types
 
 
-def _sqlite_path(uri: str) -> Path | None:
+def _find_sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
 
 
@@ -206,18 +206,18 @@ def _make_sqlite(path: Path) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    def unsynced(connection: Any, _: Any) -> None:
+    def skip_sync(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        event.listen(Engine, "connect", unsynced)
+        event.listen(Engine, "connect", skip_sync)
         try:
             made: Any = SqlAlchemyStore  # it has no type hints
             made(f"{SQLITE}{fresh}", environment.artifact_root()).engine.dispose()
         finally:
-            event.remove(Engine, "connect", unsynced)
+            event.remove(Engine, "connect", skip_sync)
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         try:
