@@ -1,4 +1,4 @@
-"""The aliases `champion` and `previous`, and the tags that say what a model has erased.
+"""Aliases `champion` and `previous`, and the tags that say what a model has erased.
 
 `expunge.lifecycle.promotion` decides which version is champion; here that is shown in MLflow. The
 tags are only ever added, so that what was erased is known even where the ledger was lost.
@@ -32,7 +32,7 @@ TRIES, PAUSE = 8, 0.1
 
 @translate_errors("read what was erased")
 def read_erased_tags(name: str) -> dict[int, int]:
-    """The erased classes by MLflow's tags, and the version that erased each first."""
+    """Return the erased classes by MLflow's tags, and the version that erased each first."""
     check_name(name)
     erased = {
         index: entry.version
@@ -50,7 +50,7 @@ def read_erased_tags(name: str) -> dict[int, int]:
 
 @translate_errors("read the aliases")
 def read_aliases(name: str) -> dict[str, int]:
-    """The version that `champion` and `previous` stand on, whoever set them."""
+    """Return the version that `champion` and `previous` stand on, whoever set them."""
     query = f"name = '{check_name(name)}'"
     for model in iterate_pages(connect().search_registered_models, filter_string=query):
         return {
@@ -84,7 +84,7 @@ def tag_champion(name: str, version: int, forgotten: Collection[int]) -> None:
 
 
 def find_candidate(name: str, version: int) -> Version:
-    """The version, if it is one of ours that passed the gate.
+    """Return the version, if it is one of ours that passed the gate.
 
     Raises:
         RefusedError: it is an oracle, or did not pass.
@@ -107,6 +107,7 @@ def find_candidate(name: str, version: int) -> Version:
 
 
 def _call_patiently(call: Any, *arguments: str) -> None:
+    """Call MLflow, and again where two first settings or two writers met."""
     for left in reversed(range(TRIES)):
         try:
             call(*arguments)

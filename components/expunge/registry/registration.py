@@ -1,4 +1,4 @@
-"""Register a version: an ONNX model that any MLflow client serves, with the model folder inside."""
+"""Registration of a version: an ONNX model for any MLflow client, with the model folder inside."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REQUIREMENTS = ("onnx", "onnxruntime", "numpy")
 
 @translate_errors("register a version")
 def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind: str) -> Version:
-    """Register the model folder, with its Fisher total and ONNX file, as a new version of `name`.
+    """Register the model folder, with its Fisher total and ONNX file, and return the new version.
 
     `tags` are the caller's own (`expunge.gate`, `expunge.grade`, ...); digests, lineage, forgotten
     indices and the code's version are added, and to an oracle, which needs no Fisher total, its key
@@ -72,10 +72,11 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
         raise UserError(f"{folder} does not say its seed; an oracle is a model as train writes it")
     every = {**tags, **_build_tags(run_id, info, folder, kind)}
     client = connect()
+    # Kubernetes may start a step again that had registered its version and not said so.
     again = _find_registered(run_id, name, every)
     if again is not None:
         return again
-    with _upload_model(client, run_id, name, folder, info, kind) as model_id:
+    with _upload_model(client, name, folder, info, run_id=run_id, kind=kind) as model_id:
         _ensure_model(client, name)
         made = client.create_model_version(
             name, f"models:/{model_id}", run_id, tags=every, model_id=model_id
@@ -94,7 +95,7 @@ def _find_registered(run_id: str, name: str, tags: Mapping[str, str]) -> Version
 
 
 def _check_forgotten(info: ModelInfo, folder: Path) -> None:
-    """A version holds neither the code nor the name of a class that it forgot."""
+    """Refuse a folder that holds the code or the name of a class that it forgot."""
     from safetensors import safe_open
 
     with safe_open(folder / CODES, framework="numpy") as file:
@@ -129,15 +130,15 @@ def _build_tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[s
 
 @contextmanager
 def _upload_model(
-    client: Any, run_id: str, name: str, folder: Path, info: ModelInfo, kind: str
+    client: Any, name: str, folder: Path, info: ModelInfo, *, run_id: str, kind: str
 ) -> Iterator[str]:
-    """Upload everything as a logged model of the run; it is deleted again if the body raises."""
+    """Upload everything as a logged model of the run; delete it again if the body raises."""
     experiment = client.get_run(run_id).info.experiment_id
     model_id = client.create_logged_model(experiment, name=name, source_run_id=run_id).model_id
     try:
         with tempfile.TemporaryDirectory() as scratch:
             flavoured = Path(scratch) / "model"
-            _save_flavour(flavoured, folder, info, run_id, model_id)
+            _save_flavour(flavoured, folder, info, run_id=run_id, model_id=model_id)
             for file in list_files(kind):
                 shutil.copyfile(folder / file, flavoured / file)
             client.log_model_artifacts(model_id, str(flavoured))
@@ -154,7 +155,7 @@ def _upload_model(
 
 @contextmanager
 def _ignore_interrupts() -> Iterator[None]:
-    """No SIGINT ends the body: on Ctrl-C the terminal sends one and the command another."""
+    """Let no SIGINT end the body: on Ctrl-C the terminal sends one and the command another."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted
         return
@@ -165,8 +166,8 @@ def _ignore_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _save_flavour(path: Path, folder: Path, info: ModelInfo, run_id: str, model_id: str) -> None:
-    """MLflow's ONNX flavour of `folder` at `path`."""
+def _save_flavour(path: Path, folder: Path, info: ModelInfo, *, run_id: str, model_id: str) -> None:
+    """Write MLflow's ONNX flavour of `folder` to `path`."""
     import mlflow.onnx
     import numpy as np
     import onnx

@@ -1,4 +1,4 @@
-"""The connection to MLflow: quiet, quick to say that a server is down, and without secrets in it.
+"""Connection to MLflow: quiet, quick to say that a server is down, and without secrets in it.
 
 Importing mlflow takes 1 to 2 s; the first use of an SQLite store about 1 s, new or not.
 """
@@ -44,7 +44,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 def check_name(name: str) -> str:
-    """The name, if MLflow takes it for a registered model, an experiment and a logged model.
+    """Return the name, if MLflow takes it for a registered model, an experiment and a logged model.
 
     The name of a model of oracles may be longer by its ending.
     """
@@ -57,7 +57,7 @@ def check_name(name: str) -> str:
 
 
 def connect() -> Any:
-    """An `MlflowClient` on `environment.tracking_uri()`, which becomes mlflow's own as well.
+    """Return an `MlflowClient` on `environment.mlflow_uri()`, which becomes mlflow's own as well.
 
     Raises:
         OperationalError: the server or database cannot be reached, or the SQLite file is none.
@@ -82,13 +82,13 @@ def connect() -> Any:
 
 
 def prepare_uri() -> str:
-    """The tracking URI, its store made ready: what `mlflow server` is given."""
+    """Make the store ready, and return its URI: what `mlflow server` is given."""
     connect()
     return environment.mlflow_uri()
 
 
 def ensure_experiment(client: Any, model: str) -> str:
-    """The experiment `expunge/<model>`, made when it is not there yet.
+    """Return the id of the experiment `expunge/<model>`, and make it where it is not there yet.
 
     On a local SQLite store its artifacts lie under `environment.artifact_root()`; a server decides
     for itself.
@@ -108,7 +108,7 @@ def ensure_experiment(client: Any, model: str) -> str:
 
 
 def iterate_pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
-    """All results of one of MLflow's searches."""
+    """Yield all results of one of MLflow's searches, which answers a page at a time."""
     token = None
     while True:
         page = search(**query, page_token=token)
@@ -133,7 +133,7 @@ def translate_errors(doing: str) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str:
-    """The first line of what was raised, or the database's own words where it was the reason.
+    """Return the first line of what was raised, or the words of the database behind it.
 
     SQLAlchemy puts advice for programmers before those, and MLflow keeps it.
     """
@@ -164,7 +164,7 @@ def _find_sqlite_path(uri: str) -> Path | None:
 
 
 def _check_reachable(uri: str) -> None:
-    """A TCP handshake, unless a proxy stands between: it answers in seconds where MLflow waits."""
+    """Try a TCP handshake, unless a proxy stands between: MLflow itself would wait for minutes."""
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
     if parts.hostname is None or scheme not in PORTS:
@@ -187,7 +187,7 @@ def _check_reachable(uri: str) -> None:
 
 
 def _check_sqlite(path: Path) -> None:
-    """Make the store if it is new; else see that it is a database, or MLflow tries for 100 s."""
+    """Make the store if it is new; else see that it is a database, since MLflow tries for 100 s."""
     if not path.exists():
         _make_sqlite(path)
     with closing(sqlite3.connect(path)) as connection:

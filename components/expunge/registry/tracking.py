@@ -1,4 +1,4 @@
-"""Runs: one a pipeline. The command holds it open; the steps attach to it and never end it."""
+"""MLflow runs: one a pipeline. The command holds it open; the steps attach and never end it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from expunge import environment, processes
@@ -24,7 +25,7 @@ BATCH = 100  # MLflow's limit on the tags, and on the params, of one request; me
 
 @contextmanager
 def open_run(kind: str, model: str, params: Mapping[str, Any]) -> Iterator[str]:
-    """The run of a whole pipeline, open while the body runs; yields its id.
+    """Open the MLflow run of a whole pipeline while the body runs, and yield its id.
 
     It attaches to `MLFLOW_RUN_ID` where that is set and makes a run otherwise. System metrics are
     sampled every second. The run ends as FINISHED, as KILLED on a KeyboardInterrupt, and as FAILED
@@ -55,13 +56,14 @@ def _start_run(kind: str, model: str, params: Mapping[str, Any]) -> str:
 
     run_id = _find_preset_run(connect()) or _create_run(connect(), model, kind)
     mlflow.start_run(run_id=run_id, log_system_metrics=True)
-    log_report(run_id, params, {}, {MODEL_TAG: model, PIPELINE_TAG: kind}, {})
+    marks = {MODEL_TAG: model, PIPELINE_TAG: kind}
+    log_report(run_id, params, metrics={}, tags=marks, files={})
     return run_id
 
 
 @translate_errors("attach to a run")
 def attach_run(model: str, kind: str) -> str:
-    """The run that a step logs into.
+    """Return the id of the MLflow run that a step logs into.
 
     It is `MLFLOW_RUN_ID`; else the run of this model whose tag `expunge.pipeline_run` is
     `EXPUNGE_PIPELINE_RUN`; else a new one with that tag, which stays open for the other steps.
@@ -79,7 +81,7 @@ def attach_run(model: str, kind: str) -> str:
 
 
 def _search_runs(client: Any, model: str, key: str) -> Iterator[Any]:
-    """The runs of a pipeline run, the first started first."""
+    """Yield the MLflow runs of a pipeline run, the first started first."""
     if "'" in key:
         raise UserError(f"{environment.PIPELINE_RUN} is {key!r}; expected a name without quotes")
     query = {
@@ -111,7 +113,7 @@ def abandon_runs(model: str) -> None:
         experiment_ids=[ensure_experiment(client, model)],
         filter_string=query,
     )
-    for run in list(found):
+    for run in list(found):  # whole before a run is closed, which would move the next pages
         if not processes.has_ended(run.data.tags.get(HOLDER_TAG)):
             continue
         processes.end_leftovers(run.data.tags[KEY_TAG])
@@ -145,6 +147,7 @@ def _end_run(client: Any, run: Any, status: str) -> None:
 
 
 def _find_preset_run(client: Any) -> str | None:
+    """Return the run that `MLFLOW_RUN_ID` names; `mlflow run` sets it."""
     run_id = os.environ.get(RUN_ID)
     if not run_id:
         return None
@@ -172,6 +175,7 @@ def _is_missing(error: Exception) -> bool:
 
 
 def _create_run(client: Any, model: str, kind: str) -> str:
+    """Create a run with the marks by which other steps find it, and return its id."""
     marks = {KEY_TAG: environment.pipeline_run(), HOLDER_TAG: environment.holder()}
     run = client.create_run(
         ensure_experiment(client, model),
@@ -188,13 +192,13 @@ def _create_run(client: Any, model: str, kind: str) -> str:
 def log_epoch(run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
     """Log the metrics of one epoch, which is their step."""
     with translate_errors("log an epoch"):
-        _log_batches(connect(), run_id, {}, metrics, {}, epoch)
+        _log_batches(connect(), run_id, metrics=metrics, step=epoch)
 
 
 def make_epoch_logger(
     model: str, kind: str = "train", seed: int = 0
 ) -> Callable[[int, Mapping[str, float]], None]:
-    """A callback that logs each epoch into the attached run; mlflow is imported at the first.
+    """Return a callback that logs each epoch into the attached run; the first imports mlflow.
 
     A run of kind "oracles" has several trainings: the metrics of each begin with `oracle-<seed>/`.
     """
@@ -224,7 +228,7 @@ def log_report(
         client = connect()
         known = client.get_run(run_id).data.params if params else {}
         fresh = {key: value for key, value in params.items() if key not in known}
-        _log_batches(client, run_id, fresh, metrics, tags, 0)
+        _log_batches(client, run_id, params=fresh, metrics=metrics, tags=tags)
         if files:
             with tempfile.TemporaryDirectory() as folder:
                 for name, path in files.items():
@@ -237,10 +241,11 @@ def log_report(
 def _log_batches(
     client: Any,
     run_id: str,
-    params: Mapping[str, Any],
+    *,
+    params: Mapping[str, Any] = MappingProxyType({}),
     metrics: Mapping[str, float],
-    tags: Mapping[str, str],
-    step: int,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    step: int = 0,
 ) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
@@ -257,7 +262,7 @@ def _log_batches(
 
 @translate_errors("read an artifact")
 def read_artifact(run_id: str, name: str) -> bytes:
-    """The bytes of a run's artifact, such as `validation.json`."""
+    """Return the bytes of a run's artifact, such as `validation.json`."""
     import mlflow
 
     client = connect()

@@ -36,12 +36,12 @@ ACCURACY_TAG = "expunge.test_accuracy"
 
 
 def list_files(kind: str) -> tuple[str, ...]:
-    """The files of a version; an oracle forgets nothing, so it needs no Fisher total."""
+    """Return the files of a version; an oracle forgets nothing, so it needs no Fisher total."""
     return tuple(file for file in FILES if kind != ORACLE or file != FISHER)
 
 
 def name_digest_tag(file: str) -> str:
-    """The tag that holds the SHA-256 of one of a version's files."""
+    """Return the tag that holds the SHA-256 of one of a version's files."""
     return DIGEST_TAG + FILES[file]
 
 
@@ -91,13 +91,13 @@ class Version:
 
 
 def parse_classes(text: str) -> tuple[int, ...]:
-    """The class indices of a tag such as "3,5"; an empty one has none."""
+    """Return the class indices of a tag such as "3,5"; an empty one has none."""
     return tuple(int(index) for index in text.split(",") if index)
 
 
 @translate_errors("list the models")
 def list_models() -> list[Version]:
-    """Every expunge version of every model but oracles: by name, the newest first."""
+    """Return every expunge version of every model but oracles: by name, the newest first."""
     client = connect()
     registered = {entry.name: entry for entry in iterate_pages(client.search_registered_models)}
     found = _select_versions(client, registered, "")
@@ -106,7 +106,7 @@ def list_models() -> list[Version]:
 
 @translate_errors("list the versions")
 def list_versions(name: str) -> list[Version]:
-    """Every expunge version of one model, the newest first; none for an unknown model."""
+    """Return every expunge version of one model, the newest first; none for an unknown model."""
     client = connect()
     check_name(name)
     query = f"name = '{name}'"
@@ -153,7 +153,7 @@ def _build_version(entry: Any, registered: Any) -> Version:
 
 
 def resolve(name: str, version: int | None = None) -> Version:
-    """The version that is meant; the champion where none is given.
+    """Return the version that is meant; the champion where none is given.
 
     Raises:
         UserError: there is no such model or version, the model has no champion, or the version was
@@ -188,7 +188,7 @@ def resolve(name: str, version: int | None = None) -> Version:
 
 
 def resolve_uri(uri: str) -> Version:
-    """The version at `models:/NAME/VERSION` or `models:/NAME@champion`.
+    """Return the version at `models:/NAME/VERSION` or `models:/NAME@champion`.
 
     Raises:
         UserError: the address is another, or there is no such version.
@@ -209,19 +209,19 @@ def _list_numbers(found: list[Version]) -> str:
 
 @translate_errors("read a version")
 def version_exists(name: str, version: int) -> bool:
-    """Whether MLflow knows such a version, whoever registered it."""
+    """Return whether MLflow knows such a version, whoever registered it."""
     found = iterate_pages(connect().search_model_versions, filter_string=f"name = '{name}'")
     return any(int(entry.version) == version for entry in found)
 
 
 def has_model(name: str) -> bool:
-    """Whether there is a version of ours under this name."""
+    """Return whether there is a version of ours under this name."""
     return bool(list_versions(name))
 
 
 @translate_errors("read a version")
 def read_model_info(version: Version) -> ModelInfo:
-    """The version's `model.json` alone, without its weights.
+    """Return the version's `model.json` alone, without its weights.
 
     Raises:
         UserError: the version holds none.
@@ -266,6 +266,7 @@ def download(version: Version, folder: Path) -> None:
                     f"{name} of {version.uri} is not what was registered: its SHA-256 is {actual} "
                     f"and the version's tag says {expected or 'nothing'}; do not use this version"
                 )
+        # Only now, so that the folder never holds a part of what is not as it was registered.
         for name in files:
             shutil.move(got / name, folder / name)
 
