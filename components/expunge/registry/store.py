@@ -104,7 +104,7 @@ def ensure_experiment(client: Any, model: str) -> str:
             if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise
             known = client.get_experiment_by_name(name)  # another process was first
-    return str(known.ensure_experiment)
+    return str(known.experiment_id)
 
 
 def iterate_pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
