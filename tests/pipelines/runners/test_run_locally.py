@@ -180,7 +180,9 @@ def test_a_step_cleans_up_when_the_command_alone_is_interrupted(tmp_path: Path) 
     def interrupt() -> None:
         while not (tmp_path / "ready").exists():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not (tmp_path / "cleaned").exists():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(8)  # Python drops what is raised in a weak reference's callback
 
     threading.Thread(target=interrupt, daemon=True).start()
     since = time.monotonic()
