@@ -11,8 +11,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from expunge import environment
-from expunge import processes as holders
+from expunge import environment, processes
 
 SAYS = "from expunge import processes; print(processes.name_this_process(), flush=True);"
 SLEEPS = "import time; time.sleep(60)"
@@ -49,47 +48,47 @@ def wait_for_zombie(pid: int) -> None:
 
 
 def test_this_process_is_there() -> None:
-    holder = holders.name_this_process()
-    assert holder == holders.name_this_process()
+    holder = processes.name_this_process()
+    assert holder == processes.name_this_process()
     assert holder.split()[-2] == str(os.getpid())
     assert len(holder) <= 200  # what the ledger has room for
-    assert not holders.has_ended(holder)
+    assert not processes.has_ended(holder)
 
 
 def test_another_process_ends() -> None:
     with another() as process:
         holder = said(process)
         assert holder.split()[-2] == str(process.pid)
-        assert holder.split()[:-2] == holders.name_this_process().split()[:-2]
-        assert not holders.has_ended(holder)
+        assert holder.split()[:-2] == processes.name_this_process().split()[:-2]
+        assert not processes.has_ended(holder)
         process.send_signal(signal.SIGSTOP)
-        assert not holders.has_ended(holder)
+        assert not processes.has_ended(holder)
         process.kill()
         wait_for_zombie(process.pid)
-        assert holders.has_ended(holder)  # also where nobody has asked for its status yet
+        assert processes.has_ended(holder)  # also where nobody has asked for its status yet
         process.wait()
-        assert holders.has_ended(holder)
+        assert processes.has_ended(holder)
 
 
 def test_a_number_that_was_given_to_another_process() -> None:
-    *machine, pid, started = holders.name_this_process().split(" ")
+    *machine, pid, started = processes.name_this_process().split(" ")
     other = " ".join([*machine, pid, str(int(started) - 1)])
-    assert holders.has_ended(other)
+    assert processes.has_ended(other)
     with another() as process:
         theirs = said(process).split(" ")[-1]
-        assert holders.has_ended(" ".join([*machine, str(process.pid), started]))
-        assert not holders.has_ended(" ".join([*machine, str(process.pid), theirs]))
+        assert processes.has_ended(" ".join([*machine, str(process.pid), started]))
+        assert not processes.has_ended(" ".join([*machine, str(process.pid), theirs]))
 
 
 def test_what_cannot_be_known_has_not_ended() -> None:
     with another() as process:
         *_, pid, started = said(process).split(" ")
-    assert holders.has_ended(
-        f"{' '.join(holders.name_this_process().split(' ')[:-2])} {pid} {started}"
+    assert processes.has_ended(
+        f"{' '.join(processes.name_this_process().split(' ')[:-2])} {pid} {started}"
     )
-    assert not holders.has_ended(f"another-machine {pid} {started}")
-    assert not holders.has_ended(f"another-boot pid:[4026531836] {pid} {started}")
-    assert not holders.has_ended(None)
+    assert not processes.has_ended(f"another-machine {pid} {started}")
+    assert not processes.has_ended(f"another-boot pid:[4026531836] {pid} {started}")
+    assert not processes.has_ended(None)
 
 
 @pytest.mark.parametrize("name", ["a b", ") Z (", "(((", ")))"])
@@ -99,7 +98,7 @@ def test_a_process_may_be_called_anything(name: str) -> None:
     with another(rename + SAYS + SLEEPS) as process:
         holder = said(process)
         assert psutil.Process(process.pid).name() == name
-        assert not holders.has_ended(holder)
+        assert not processes.has_ended(holder)
 
 
 def test_leftovers_are_ended_and_nothing_else() -> None:
@@ -114,17 +113,18 @@ def test_leftovers_are_ended_and_nothing_else() -> None:
             assert said(process)
         children = psutil.Process(left.pid).children()
         assert len(children) == 1
-        holders.end_leftovers("run-1")
+        processes.end_leftovers("run-1")
         assert not psutil.pid_exists(left.pid)  # it was this process's child, and reaped
         assert not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE
         assert other.poll() is unmarked.poll() is None
-        holders.end_leftovers("run-1")
-        holders.end_leftovers("run-never")
+        processes.end_leftovers("run-1")
+        processes.end_leftovers("run-never")
         assert other.poll() is unmarked.poll() is None
 
 
 def test_the_process_that_asks_is_not_a_leftover() -> None:
-    code = "from expunge import holders; holders.end_leftovers('run-1'); print('there', flush=True)"
+    ends = "from expunge import processes; processes.end_leftovers('run-1');"
+    code = f"{ends} print('there', flush=True)"
     with another(code, run="run-1") as process:
         assert said(process) == "there"
         assert process.wait(SECONDS) == 0

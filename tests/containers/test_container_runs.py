@@ -18,7 +18,7 @@ from kfp import dsl
 from expunge import __version__
 from expunge.environment import IMAGE
 from expunge_pipelines.runners import docker as containers
-from expunge_pipelines.runners.local import run_locally
+from expunge_pipelines.runners.run_locally import run_locally
 
 pytestmark = pytest.mark.containers
 MLFLOW = f"expunge-mlflow:{__version__}"
@@ -179,7 +179,7 @@ def looking(text: str) -> None:
 def test_a_step_is_not_root_and_sees_what_it_needs(
     api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user = containers._user(api, api.info())
+    user = containers._choose_user(api, api.info())
     home, data = tmp_path / "home", tmp_path / "data"
     data.mkdir()
     data.joinpath("read.txt").write_text("there")
@@ -210,7 +210,7 @@ def test_a_step_may_be_silent_for_longer_than_an_answer_takes(
 ) -> None:
     """Podman answers nothing before a container's first word; docker-py waits 60 s by default."""
     api.api.timeout = 2
-    assert containers._run(api, IMAGE, ["sh", "-c", "sleep 4; echo said"]) == 0
+    assert containers._run_container(api, IMAGE, ["sh", "-c", "sleep 4; echo said"]) == 0
     assert capsys.readouterr().out == "said\n"
 
 
@@ -219,7 +219,9 @@ def test_a_step_reaches_a_folder_of_root(api: Any, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     tmp_path.joinpath("read.txt").touch()
     volumes = {str(tmp_path): {"bind": "/root/work", "mode": "ro"}}
-    assert containers._run(api, IMAGE, ["cat", "/root/work/read.txt"], volumes=volumes) == 0
+    assert (
+        containers._run_container(api, IMAGE, ["cat", "/root/work/read.txt"], volumes=volumes) == 0
+    )
 
 
 def started(engine: Run, step: str) -> str:

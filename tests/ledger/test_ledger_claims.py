@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from databases import MODEL, Database, claim_or_none, claimed, filed, now_is
 
-from expunge import ledger, states
-from expunge import processes as holders
+from expunge import ledger, processes, states
 from expunge.errors import RefusedError
 from expunge.ledger import Request
 
@@ -453,7 +452,7 @@ def test_a_process_that_ended(database: Database) -> None:
 
 
 def test_processes_that_nobody_can_see_from_here(database: Database) -> None:
-    for number, holder in enumerate((None, "another-machine 1 2", holders.name_this_process())):
+    for number, holder in enumerate((None, "another-machine 1 2", processes.name_this_process())):
         filed(number)
         claimed(f"run-{number}", holder=holder)
     assert ledger.list_lost_claims(MODEL) == []

@@ -87,7 +87,7 @@ def test_another_programs_migrations_in_the_same_database(new_database: Database
 
 def test_the_migrated_tables_are_those_of_the_schema(new_database: Database) -> None:
     assert new_database.tables() == set()
-    assert ledger.verify() == 0
+    assert len(ledger.verify_events()) == 0
     assert new_database.tables() == TABLES
     assert differences(new_database) == []
     new_database.execute("ALTER TABLE champions ADD COLUMN extra INTEGER", "DROP INDEX queue")
@@ -124,7 +124,7 @@ def test_several_processes_open_a_new_database(new_database: Database) -> None:
     ends = [process.communicate(timeout=60) for process in started]
     assert [process.returncode for process in started] == [0] * 4, ends
     assert sorted(entry.classes[0] for entry in ledger.list_requests()) == list(range(4))
-    assert ledger.verify() == 4
+    assert len(ledger.verify_events()) == 4
     assert new_database.execute("SELECT version_num FROM ledger_version") == [("r0001",)]
 
 
@@ -135,7 +135,7 @@ def test_a_migration_that_is_killed_leaves_nothing(new_database: Database, momen
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert new_database.tables() == set()
     filed(1)
-    assert ledger.verify() == 1
+    assert len(ledger.verify_events()) == 1
     assert new_database.tables() == TABLES
 
 
@@ -150,7 +150,7 @@ def test_tables_of_a_newer_version_are_left_alone(new_database: Database) -> Non
     )
     for _ in range(2):
         with pytest.raises(UserError, match=text) as caught:
-            ledger.verify()
+            ledger.verify_events()
         assert caught.value.exit_code == 2
     assert new_database.tables() == {"ledger_version"}
 
@@ -191,7 +191,7 @@ def kind(name: str) -> str:
 )
 def test_an_address_that_is_none(address: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPUNGE_DATABASE_URL", address)
-    for act in (ledger.verify, lambda: filed(1)):
+    for act in (ledger.verify_events, lambda: filed(1)):
         with pytest.raises(UserError) as caught:
             act()
         assert one_line(caught.value).startswith(text)
@@ -201,7 +201,7 @@ def test_an_address_that_is_none(address: str, text: str, monkeypatch: pytest.Mo
 def test_a_driver_need_not_be_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPUNGE_DATABASE_URL", database.url.replace("+psycopg", ""))
     filed(1)
-    assert ledger.verify() == 1
+    assert len(ledger.verify_events()) == 1
 
 
 @contextmanager
@@ -254,7 +254,7 @@ def test_a_server_that_does_not_let_one_in(
     ):
         monkeypatch.setenv("EXPUNGE_DATABASE_URL", url)
         with pytest.raises(OperationalError) as caught:
-            ledger.verify()
+            ledger.verify_events()
         assert one_line(caught.value).endswith(remedy)
         for secret in ("secret", "right"):
             assert secret not in str(caught.value)
@@ -269,7 +269,7 @@ def test_a_server_with_too_many_connections(
     postgres.execute("CREATE ROLE visitor LOGIN")
     monkeypatch.setenv("EXPUNGE_DATABASE_URL", postgres.url(name, "visitor"))
     with pytest.raises(OperationalError, match="; try again, or let the server take more conn"):
-        ledger.verify()
+        ledger.verify_events()
 
 
 @ON_A_SERVER
@@ -462,7 +462,7 @@ def test_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filler.unlink()
     assert ledger.find_claim("run-1") == claim
     assert ledger.list_events()[: len(events)] == events
-    assert ledger.verify() == len(ledger.list_events())
+    assert len(ledger.verify_events()) == len(ledger.list_events())
     assert ledger.list_remembering("birds", [1]) == []
     ledger.close_claim("run-1", ledger.INTERRUPTED)
     assert ledger.find_request(made.id).state == "pending"

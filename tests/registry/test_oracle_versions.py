@@ -114,11 +114,11 @@ def test_an_interrupt_leaves_nothing_half_registered(
         signal.raise_signal(signal.SIGINT)
         delete(client, model_id)
 
-    def interrupted(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(MlflowClient, "delete_logged_model", again)
-    monkeypatch.setattr(registration, "_save_flavour", interrupted)
+    monkeypatch.setattr(registration, "_save_flavour", interrupt)
     with pytest.raises(KeyboardInterrupt):
         registrar.oracle("shapes", 5)
     client = connection.connect()

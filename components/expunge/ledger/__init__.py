@@ -30,7 +30,7 @@ from expunge.ledger.claims import (
     list_lost_claims,
     note_verdict,
 )
-from expunge.ledger.events import Event, erase_texts, list_events, verify, verify_events
+from expunge.ledger.events import Event, erase_texts, list_events, verify_events
 from expunge.ledger.inventory import (
     Written,
     list_addresses,
@@ -90,6 +90,5 @@ __all__ = [
     "note_verdict",
     "note_written",
     "retry_request",
-    "verify",
     "verify_events",
 ]

@@ -1,4 +1,4 @@
-"""The champion of each model, and what its champions have erased.
+"""Champion of each model, and the classes that its champions have erased.
 
 The row of `champions` is the truth; MLflow's alias is a projection of it. A change of the row is a
 compare-and-swap, in one transaction with the check that nothing erased comes back and that the run
@@ -16,8 +16,8 @@ from expunge.errors import RefusedError
 from expunge.ledger.claims import ACTIVE
 from expunge.ledger.database import begin_read, begin_write
 from expunge.ledger.events import append
-from expunge.ledger.requests import Request, select_requests
-from expunge.ledger.schema import champions, claims, erased, request_classes, requests
+from expunge.ledger.requests import Request, select_owners, select_requests
+from expunge.ledger.schema import champions, claims, erased, requests
 from expunge.states import FULFILLED, OPEN
 
 
@@ -48,21 +48,21 @@ class Erasure:
 
 
 def find_champion(model: str) -> Champion | None:
-    """The model's champion; None where it has none."""
+    """Return the model's champion; None where it has none."""
     with begin_read("read the champion") as connection:
-        return _champion(connection, model)
+        return _read_champion(connection, model)
 
 
 def list_champion_models() -> list[str]:
-    """The models that have a champion, by name."""
+    """Return the models that have a champion, by name."""
     with begin_read("list the champions") as connection:
         return list(connection.scalars(select(champions.c.model).order_by(champions.c.model)))
 
 
 def list_erasures(model: str) -> dict[int, Erasure]:
-    """The classes that must not come back to a model."""
+    """Return the classes that must not come back to a model, each with what erased it."""
     with begin_read("read what was erased") as connection:
-        return _erasures(connection, model)
+        return _read_erasures(connection, model)
 
 
 def change_champion(
@@ -87,22 +87,32 @@ def change_champion(
             class that was erased.
     """
     with begin_write("change the champion") as connection:
-        current = _champion(connection, model)
+        current = _read_champion(connection, model)
+        # First: a step that Kubernetes starts again has promoted already and lost its claim since.
         if current is not None and (current.version, current.weights) == (version, weights):
             return current
         _check_claim(connection, model, version, token)
         found = current.version if current else None
         if found != expected:
             raise RefusedError(
-                f"the champion of {model!r} is {_say(found)} by now and version {version} was "
-                f"compared with {_say(expected)}; run the pipeline again from the new champion"
+                f"the champion of {model!r} is {_say_version(found)} by now and version {version} "
+                f"was compared with {_say_version(expected)}; run the pipeline again from the new "
+                "champion"
             )
-        known = _erasures(connection, model)
+        known = _read_erasures(connection, model)
         check_no_way_back(model, version, forgotten, known)
-        _erase(connection, model, version, set(forgotten) - set(known))
+        _record_erasures(connection, model, version, set(forgotten) - set(known))
         replaced = found if found != version else None
-        row = Champion(model, version, weights, replaced, tuple(sorted(forgotten)), grade, 0)
-        return _write(connection, row, why, token)
+        row = Champion(
+            model=model,
+            version=version,
+            weights=weights,
+            previous=replaced,
+            forgotten=tuple(sorted(forgotten)),
+            grade=grade,
+            revision=0,
+        )
+        return _write_champion(connection, row, why, token)
 
 
 def adopt_champion(
@@ -121,18 +131,28 @@ def adopt_champion(
     what the champion itself has forgotten is among them, whether `erased` names it or not.
     """
     with begin_write("adopt a champion") as connection:
-        current = _champion(connection, model)
+        current = _read_champion(connection, model)
         if current is not None:
             return current
         for index, first in sorted({**dict.fromkeys(forgotten, version), **erased}.items()):
-            _erase(connection, model, first, {index})
-        row = Champion(model, version, weights, previous, tuple(sorted(forgotten)), grade, 0)
-        return _write(connection, row, "adopted")
+            _record_erasures(connection, model, first, {index})
+        row = Champion(
+            model=model,
+            version=version,
+            weights=weights,
+            previous=previous,
+            forgotten=tuple(sorted(forgotten)),
+            grade=grade,
+            revision=0,
+        )
+        return _write_champion(connection, row, "adopted")
 
 
-def _write(connection: Connection, row: Champion, why: str, token: int | None = None) -> Champion:
+def _write_champion(
+    connection: Connection, row: Champion, why: str, token: int | None = None
+) -> Champion:
     """Write the row of a model, as its next revision."""
-    current = _champion(connection, row.model)
+    current = _read_champion(connection, row.model)
     row = replace(row, revision=current.revision + 1 if current else 1)
     values = {**asdict(row), "forgotten": list(row.forgotten)}
     values["changed_at"] = append(connection, f"champion-{why}", token=token, **values)
@@ -167,7 +187,7 @@ def fulfil(model: str) -> list[Request]:
     To be called when the champion serves: a request that is fulfilled is so for everybody.
     """
     with begin_write("settle requests") as connection:
-        current = _champion(connection, model)
+        current = _read_champion(connection, model)
         if current is None:
             return []
         done = [
@@ -200,6 +220,10 @@ def note_restored(model: str, alias: str, found: int | None, restored: int | Non
 
 
 def _check_claim(connection: Connection, model: str, version: int, token: int | None) -> None:
+    """Refuse the work of a run whose claim another run has closed.
+
+    Not by the lease: a run that is late and that nobody has replaced may still promote.
+    """
     if token is None:
         return
     held = (claims.c.token == token) & (claims.c.model == model)
@@ -212,16 +236,11 @@ def _check_claim(connection: Connection, model: str, version: int, token: int | 
         )
 
 
-def _erase(connection: Connection, model: str, version: int, classes: Collection[int]) -> None:
+def _record_erasures(
+    connection: Connection, model: str, version: int, classes: Collection[int]
+) -> None:
     """Note what a new champion has forgotten for good, and which request asked for it."""
-    owners = {
-        row.class_index: row.request
-        for row in connection.execute(
-            select(request_classes.c.class_index, request_classes.c.request).where(
-                request_classes.c.model == model, request_classes.c.stands == 1
-            )
-        )
-    }
+    owners = select_owners(connection, model, classes)
     for index in sorted(classes):
         moment = append(connection, "class-erased", model, owners.get(index),
                         class_index=index, version=version)  # fmt: skip
@@ -236,25 +255,26 @@ def _erase(connection: Connection, model: str, version: int, classes: Collection
         )
 
 
-def _erasures(connection: Connection, model: str) -> dict[int, Erasure]:
+def _read_erasures(connection: Connection, model: str) -> dict[int, Erasure]:
     rows = connection.execute(select(erased).where(erased.c.model == model))
     return {row.class_index: Erasure(row.version, row.request) for row in rows}
 
 
-def _champion(connection: Connection, model: str) -> Champion | None:
+def _read_champion(connection: Connection, model: str) -> Champion | None:
     row = connection.execute(select(champions).where(champions.c.model == model)).one_or_none()
     if row is None:
         return None
     return Champion(
-        row.model,
-        row.version,
-        row.weights,
-        row.previous,
-        tuple(row.forgotten),
-        row.grade,
-        row.revision,
+        model=row.model,
+        version=row.version,
+        weights=row.weights,
+        previous=row.previous,
+        forgotten=tuple(row.forgotten),
+        grade=row.grade,
+        revision=row.revision,
     )
 
 
-def _say(version: int | None) -> str:
+def _say_version(version: int | None) -> str:
+    """Return the version in words."""
     return "none" if version is None else f"version {version}"

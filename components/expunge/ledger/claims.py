@@ -1,4 +1,4 @@
-"""Claims: what a run holds of the queue, until it settles it or its lease runs out.
+"""Claims of the queue: what a run holds, until it settles that or its lease runs out.
 
 Each claim has a fencing token that only ever grows. A claim whose lease ran out, or whose process
 on this machine is gone, is closed by the next run, which puts its requests back; from then on the
@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from expunge import processes as holders
+from expunge import processes
 from expunge.errors import RefusedError
 from expunge.ledger.database import begin_read, begin_write, now, stamp
 from expunge.ledger.events import append
@@ -59,7 +59,7 @@ def claim_requests(
     only: Sequence[str] = (),
     approval: bool = False,
 ) -> Claim | None:
-    """Take every pending request of a model for a run, or `only` those named; None for none.
+    """Claim every pending request of a model for a run, or `only` those named; None for none.
 
     One transaction: of two runs, one gets a request. A run that has a claim gets that one again.
     Version `base_version` has `classes` classes and has `forgotten` some. A request that no run can
@@ -70,18 +70,18 @@ def claim_requests(
         RefusedError: one of `only` is held by another run, or waits for approval.
     """
     with begin_write("claim requests") as connection:
-        held = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
+        held = _select_claims(connection, claims.c.run == run, claims.c.state == ACTIVE)
         if held:
             return held[0]
-        candidates, waiting = _candidates(connection, model, only, approval)
+        candidates, waiting = _select_candidates(connection, model, only, approval)
         taken: list[Request] = []
         while candidates and not taken and not (only and waiting):
-            chosen = candidates if only else _together(candidates)
-            taken = _fitting(connection, chosen, classes, forgotten)
+            chosen = candidates if only else _choose_batch(candidates)
+            taken = _take_fitting(connection, chosen, classes, forgotten)
             candidates = [entry for entry in candidates if entry not in chosen]
         if taken:
             moment = now(connection)
-            return _hold(
+            return _open_claim(
                 connection,
                 taken,
                 model=model,
@@ -101,7 +101,8 @@ def claim_requests(
     return None
 
 
-def _hold(connection: Connection, taken: Sequence[Request], **values: Any) -> Claim:
+def _open_claim(connection: Connection, taken: Sequence[Request], **values: Any) -> Claim:
+    """Insert a claim, move its requests to it, and return it."""
     token = connection.execute(insert(claims).returning(claims.c.token).values(values)).scalar_one()
     ids = [entry.id for entry in taken]
     connection.execute(
@@ -112,13 +113,13 @@ def _hold(connection: Connection, taken: Sequence[Request], **values: Any) -> Cl
     for request in ids:
         append(connection, "request-claimed", values["model"], request,
                token=token, run=values["run"], base_version=values["base_version"])  # fmt: skip
-    return _select(connection, claims.c.token == token)[0]
+    return _select_claims(connection, claims.c.token == token)[0]
 
 
-def _candidates(
+def _select_candidates(
     connection: Connection, model: str, only: Sequence[str], approval: bool
 ) -> tuple[list[Request], list[Request]]:
-    """The requests that a run may take, and those that wait for approval.
+    """Return the requests that a run may take, and those that wait for approval.
 
     Those with the fewest failures come first, and of these the first due.
     """
@@ -147,30 +148,32 @@ def _candidates(
     return [entry for entry in found if entry not in missing], missing
 
 
-def _together(candidates: Sequence[Request]) -> list[Request]:
-    """Those that go into one run: the first due, if it is to be alone, or all that are not."""
+def _choose_batch(candidates: Sequence[Request]) -> list[Request]:
+    """Return what goes into one run: the first due, if it is to be alone, or all that are not."""
     if candidates[0].alone:
         return [candidates[0]]
     return [entry for entry in candidates if not entry.alone]
 
 
-def _fitting(
+def _take_fitting(
     connection: Connection,
     candidates: Sequence[Request],
     classes: int,
     forgotten: Collection[int],
 ) -> list[Request]:
-    """Those that can be forgotten together; what can never be is parked, the rest stays."""
+    """Return those that can be forgotten together; park what can never be, and leave the rest."""
     taken: list[Request] = []
     gone = set(forgotten)
     for entry in candidates:
         unknown = [index for index in entry.classes if index >= classes]
         if unknown:
-            _park(connection, entry, f"class {unknown[0]} is none of the champion's {classes}")
+            _park_request(
+                connection, entry, f"class {unknown[0]} is none of the champion's {classes}"
+            )
         elif set(entry.classes) <= set(forgotten):
             continue  # it is fulfilled by the champion, as soon as somebody looks
         elif classes - len({*forgotten, *entry.classes}) < 2:
-            _park(
+            _park_request(
                 connection,
                 entry,
                 "it would leave fewer than two classes; withdraw the model instead",
@@ -182,7 +185,7 @@ def _fitting(
 
 
 def extend_claim(run: str, lease_seconds: float) -> bool:
-    """Renew the lease of a run's claim; False where it has none any more."""
+    """Renew the lease of a run's claim, and return whether it still has one."""
     with begin_write("extend a claim") as connection:
         until = stamp(now(connection) + timedelta(seconds=lease_seconds))
         chosen = (claims.c.run == run) & (claims.c.state == ACTIVE)
@@ -202,25 +205,25 @@ def note_verdict(run: str, verdict: str, failed_checks: Sequence[str], mlflow_ru
 
 
 def find_claim(run: str) -> Claim | None:
-    """The last claim of a run; None where it has never had one."""
+    """Return the last claim of a run; None where it has never had one."""
     with begin_read("read a claim") as connection:
-        found = _select(connection, claims.c.run == run)
+        found = _select_claims(connection, claims.c.run == run)
         return found[-1] if found else None
 
 
 def list_held_requests(token: int) -> list[Request]:
-    """The requests of a claim that are not settled yet, the first due first."""
+    """Return the requests of a claim that are not settled yet, the first due first."""
     with begin_read("read a claim") as connection:
         return select_requests(connection, token=token, states=[CLAIMED])
 
 
 def list_lost_claims(model: str) -> list[Claim]:
-    """Active claims of a model whose lease ran out, or whose process here has ended."""
+    """Return active claims of a model whose lease ran out, or whose process here has ended."""
     with begin_read("read the claims") as connection:
         moment = stamp(now(connection))
-        active = _select(connection, claims.c.model == model, claims.c.state == ACTIVE)
+        active = _select_claims(connection, claims.c.model == model, claims.c.state == ACTIVE)
     return [
-        claim for claim in active if claim.lease_until < moment or holders.has_ended(claim.holder)
+        claim for claim in active if claim.lease_until < moment or processes.has_ended(claim.holder)
     ]
 
 
@@ -231,7 +234,7 @@ def close_claim(
     error: str = "",
     attempts: int = ATTEMPTS,
 ) -> Claim | None:
-    """Settle what a run holds still, once; None where it has no active claim any more.
+    """Settle what a run holds still, and return its claim; None where it has no active one.
 
     What the champion has forgotten by now is fulfilled before (`ledger.champions.fulfil`). Of the
     rest: where the gate rejected, a request that was alone is rejected and several are put back,
@@ -241,25 +244,27 @@ def close_claim(
     from the second on each is tried alone.
     """
     with begin_write("close a claim") as connection:
-        active = _select(connection, claims.c.run == run, claims.c.state == ACTIVE)
+        active = _select_claims(connection, claims.c.run == run, claims.c.state == ACTIVE)
         if not active:
             return None
         claim = active[0]
         left = select_requests(connection, token=claim.token, states=[CLAIMED])
-        several = len(select_requests(connection, token=claim.token)) > 1
         if not left:
             outcome = FULFILLED
         elif outcome != OVERTAKEN and claim.verdict not in (None, PASSED):
             outcome = str(claim.verdict)
+        # Settled ones count: what was in the run together may have failed together.
+        several = len(select_requests(connection, token=claim.token)) > 1
+        ending = _Ending(outcome, several, claim.failed_checks, error, attempts)
         for entry in left:
-            _settle(connection, claim, entry, outcome, several, error, attempts)
+            _settle_request(connection, entry, ending)
         connection.execute(
             update(claims)
             .where(claims.c.token == claim.token)
             .values(state=CLOSED, outcome=outcome, closed_at=stamp(now(connection)))
         )
         append(connection, "claim-closed", claim.model, token=claim.token, outcome=outcome)
-        return _select(connection, claims.c.token == claim.token)[0]
+        return _select_claims(connection, claims.c.token == claim.token)[0]
 
 
 def explain_failure(run: str, error: str) -> None:
@@ -274,37 +279,46 @@ def explain_failure(run: str, error: str) -> None:
         )
 
 
-def _settle(
-    connection: Connection,
-    claim: Claim,
-    entry: Request,
-    outcome: str,
-    several: bool,
-    error: str,
-    attempts: int,
-) -> None:
-    if outcome == "rejected" and several:
-        _set(connection, entry, PENDING, "set-apart", alone=1, attempts=0,
-             failed_checks=list(claim.failed_checks))  # fmt: skip
+@dataclass(frozen=True)
+class _Ending:
+    """How a claim ended, for each of the requests that it holds still."""
+
+    outcome: str
+    several: bool  # whether the run had more than one request
+    failed_checks: tuple[str, ...]
+    error: str
+    attempts: int  # failures after which a person has to look
+
+
+def _settle_request(connection: Connection, entry: Request, ending: _Ending) -> None:
+    """Move a request to where its run's ending puts it; `close_claim` has the rules."""
+    outcome, checks = ending.outcome, list(ending.failed_checks)
+    if outcome == "rejected" and ending.several:
+        _move_request(
+            connection, entry, PENDING, "set-apart", alone=1, attempts=0, failed_checks=checks
+        )
     elif outcome == "rejected":
-        _set(connection, entry, REJECTED, "rejected", attempts=0,
-             failed_checks=list(claim.failed_checks))  # fmt: skip
+        _move_request(connection, entry, REJECTED, "rejected", attempts=0, failed_checks=checks)
     elif outcome == UNTRUSTWORTHY:
-        _park(connection, entry, "the measurement could not be trusted: a control failed")
-    elif outcome == FAILED and entry.attempts >= attempts:
-        _park(connection, entry, error or "the run failed")
+        _park_request(connection, entry, "the measurement could not be trusted: a control failed")
+    elif outcome == FAILED and entry.attempts >= ending.attempts:
+        _park_request(connection, entry, ending.error or "the run failed")
     elif outcome == FAILED:  # twice: of several, one may be what makes it fail
-        alone = int((several and entry.attempts > 1) or entry.alone)
-        _set(connection, entry, PENDING, "put-back", error=error or None, alone=alone)
+        alone = int((ending.several and entry.attempts > 1) or entry.alone)
+        _move_request(
+            connection, entry, PENDING, "put-back", error=ending.error or None, alone=alone
+        )
     else:  # overtaken or interrupted: no fault of the request, and no attempt
-        _set(connection, entry, PENDING, "put-back", attempts=entry.attempts - 1)
+        _move_request(connection, entry, PENDING, "put-back", attempts=entry.attempts - 1)
 
 
-def _park(connection: Connection, entry: Request, error: str) -> None:
-    _set(connection, entry, PARKED, "parked", error=error)
+def _park_request(connection: Connection, entry: Request, error: str) -> None:
+    _move_request(connection, entry, PARKED, "parked", error=error)
 
 
-def _set(connection: Connection, entry: Request, state: str, what: str, **values: Any) -> None:
+def _move_request(
+    connection: Connection, entry: Request, state: str, what: str, **values: Any
+) -> None:
     """Move a request; the error stays out of the log, as it may quote anything."""
     moment = append(
         connection,
@@ -321,7 +335,7 @@ def _set(connection: Connection, entry: Request, state: str, what: str, **values
     )
 
 
-def _select(connection: Connection, *conditions: Any) -> list[Claim]:
+def _select_claims(connection: Connection, *conditions: Any) -> list[Claim]:
     query = select(claims).where(*conditions).order_by(claims.c.token)
     rows = connection.execute(query).mappings().all()
     return [

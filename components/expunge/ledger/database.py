@@ -1,4 +1,4 @@
-"""The connection to the ledger's database, its migrations, and its failures as one line each.
+"""Connection to the ledger's database, its migrations, and its failures as one line each.
 
 Writers take turns: each locks the one row of `head` first (SQLite: the file), for the milliseconds
 of a transaction. A ledger has few writes, and with one writer at a time every rule of it can be
@@ -43,27 +43,27 @@ _migrating = threading.Lock()
 
 @contextmanager
 def begin_write(doing: str) -> Iterator[Connection]:
-    """One transaction that no other writer is in; it is rolled back when the body raises.
+    """Open a transaction that no other writer is in; it is rolled back when the body raises.
 
     Raises:
         OperationalError: the database is down, locked or full; `doing` says what could not be done.
         UserError: `EXPUNGE_DATABASE_URL` is none, a newer version of expunge made the tables, or a
             text to be written is not UTF-8.
     """
-    with _errors(doing), _transaction(writes=True) as connection:
+    with _translate_errors(doing), _open_transaction(writes=True) as connection:
         connection.execute(select(head.c.seq).with_for_update())
         yield connection
 
 
 @contextmanager
 def begin_read(doing: str) -> Iterator[Connection]:
-    """A transaction that only reads; it raises what `begin_write` raises."""
-    with _errors(doing), _transaction(writes=False) as connection:
+    """Open a transaction that only reads; it raises what `begin_write` raises."""
+    with _translate_errors(doing), _open_transaction(writes=False) as connection:
         yield connection
 
 
 def now(connection: Connection) -> datetime:
-    """The time, by the database server's clock where there is one: leases span machines."""
+    """Return the time, by the database server's clock where there is one: leases span machines."""
     if connection.dialect.name == "postgresql":
         value: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
         return value.astimezone(UTC)
@@ -71,22 +71,23 @@ def now(connection: Connection) -> datetime:
 
 
 def stamp(moment: datetime) -> str:
-    """ISO 8601 in UTC with microseconds: as text, the earlier is the lesser."""
+    """Return a moment as ISO 8601 in UTC with microseconds: as text, the earlier is the lesser."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 @contextmanager
-def _transaction(writes: bool) -> Iterator[Connection]:
-    engine = _engine(environment.database_url())
+def _open_transaction(writes: bool) -> Iterator[Connection]:
+    engine = _get_engine(environment.database_url())
+    # Once a process and address: a look at the tables before each transaction would double it.
     if engine.url.render_as_string(False) not in _ready:
         _migrate(engine)
-    with _connected(engine, writes) as connection:
+    with _connect(engine, writes) as connection:
         yield connection
 
 
 @contextmanager
-def _connected(engine: Engine, writes: bool) -> Iterator[Connection]:
-    """A transaction, in which a reader sees one moment whatever others write meanwhile.
+def _connect(engine: Engine, writes: bool) -> Iterator[Connection]:
+    """Open a transaction, in which a reader sees one moment whatever others write meanwhile.
 
     A writer waits for its turn first, and has to see what the one before it left. Neither waits for
     ever, and a writer that was stopped halfway loses its turn.
@@ -109,9 +110,12 @@ WHERE current_setting(name) = '0'
 
 
 @cache
-def _engine(address: str) -> Engine:
-    """No pool: a step opens a handful of connections, and one kept open may be dead when needed."""
-    url = _parsed(address)
+def _get_engine(address: str) -> Engine:
+    """Return the engine of an address, without a pool.
+
+    A step opens a handful of connections, and one that is kept open may be dead when needed.
+    """
+    url = _parse_address(address)
     if url.get_backend_name() == "sqlite":
         Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
         patience = {"timeout": WAIT}
@@ -120,12 +124,13 @@ def _engine(address: str) -> Engine:
     options = {key: value for key, value in patience.items() if key not in url.query}
     engine = create_engine(url, poolclass=NullPool, connect_args=options)
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _ours_to_begin)
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_transaction)
     return engine
 
 
-def _parsed(address: str) -> URL:
+def _parse_address(address: str) -> URL:
+    """Return the parts of `EXPUNGE_DATABASE_URL`, checked, with the driver that we install."""
     expected = "expected sqlite:////absolute/file.db or postgresql+psycopg://user@host/database"
     try:
         url = make_url(address)
@@ -146,6 +151,7 @@ def _parsed(address: str) -> URL:
 
 
 def _check_file(url: URL, expected: str) -> None:
+    """Refuse what SQLAlchemy takes for a database in memory, or hands on as an unknown option."""
     if url.database in (None, "", ":memory:"):
         raise UserError(f"EXPUNGE_DATABASE_URL names no file to keep the ledger in; {expected}")
     try:
@@ -160,17 +166,20 @@ def _check_file(url: URL, expected: str) -> None:
         )
 
 
-def _ours_to_begin(connection: Any, _: Any) -> None:
+def _set_up_sqlite(connection: Any, _: Any) -> None:
     """Keep sqlite3 from opening transactions by itself, late and without DDL in them.
 
-    And have it overwrite what is deleted, which it does by itself only where it was built so.
+    Also have it overwrite what is deleted, which it does by itself only where it was built so.
     """
     connection.isolation_level = None
     connection.execute("PRAGMA secure_delete = ON")
 
 
-def _begin(connection: Connection) -> None:
-    """A writer takes the file at once: one that first read and then wrote could not wait."""
+def _begin_transaction(connection: Connection) -> None:
+    """Begin a transaction; a writer takes the file at once.
+
+    One that first read and then wrote could not wait: SQLite refuses it if another wrote between.
+    """
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -181,17 +190,19 @@ def _migrate(engine: Engine) -> None:
     with _migrating:
         if address in _ready:
             return
-        with _connected(engine, writes=False) as connection:
-            found = _revision(connection)
-        if found != _newest():
-            with _connected(engine, writes=True) as connection:
+        with _connect(engine, writes=False) as connection:
+            found = _read_revision(connection)
+        if found != _find_newest_revision():
+            # Read again inside: another process may have migrated between the two.
+            with _connect(engine, writes=True) as connection:
                 if engine.dialect.name == "postgresql":
                     connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
-                _upgrade(connection, _revision(connection))
+                _upgrade(connection, _read_revision(connection))
         _ready.add(address)
 
 
-def _revision(connection: Connection) -> str | None:
+def _read_revision(connection: Connection) -> str | None:
+    """Return the revision of the tables; None where there are none yet."""
     if not inspect(connection).has_table("ledger_version"):
         return None
     value: str | None = connection.scalar(text("SELECT version_num FROM ledger_version"))
@@ -199,14 +210,19 @@ def _revision(connection: Connection) -> str | None:
 
 
 @cache
-def _newest() -> str:
-    """The newest revision, by the name of its file: alembic takes 0.2 s to import."""
+def _find_newest_revision() -> str:
+    """Return the newest revision, by the name of its file: alembic takes 0.2 s to import."""
     folder = Path(__file__).parent / "migrations" / "versions"
     return max(path.stem for path in folder.glob("r*.py")).split("_")[0]
 
 
 def _upgrade(connection: Connection, found: str | None) -> None:
-    newest = _newest()
+    """Bring tables of a revision to the newest one.
+
+    Raises:
+        UserError: a newer version of expunge made them.
+    """
+    newest = _find_newest_revision()
     if found is not None and found > newest:
         raise UserError(
             f"the ledger has tables of revision {found} and this version of expunge knows {newest};"
@@ -223,7 +239,7 @@ def _upgrade(connection: Connection, found: str | None) -> None:
 
 
 @contextmanager
-def _errors(doing: str) -> Iterator[None]:
+def _translate_errors(doing: str) -> Iterator[None]:
     """Turn what SQLAlchemy, the driver and the disk raise into one line with a remedy."""
     try:
         yield
@@ -231,13 +247,13 @@ def _errors(doing: str) -> Iterator[None]:
         raise UserError(f"the ledger could not {doing}: {error}; use UTF-8") from error
     except (SQLAlchemyError, OSError) as error:
         raise OperationalError(
-            f"the ledger at {_where()} could not {doing}: {_reason(error)}"
+            f"the ledger at {_show_address()} could not {doing}: {_explain(error)}"
         ) from error
 
 
-def _where() -> str:
-    """The address without its user, password and options."""
-    url = _parsed(environment.database_url())
+def _show_address() -> str:
+    """Return the address without its user, password and options."""
+    url = _parse_address(environment.database_url())
     shown = URL.create(url.drivername, host=url.host, port=url.port, database=url.database)
     return shown.render_as_string()
 
@@ -263,7 +279,8 @@ _REMEDIES = {
 }
 
 
-def _reason(error: Exception) -> str:
+def _explain(error: Exception) -> str:
+    """Return the driver's own words in one line, with a remedy where there is one."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     lines = str(cause).strip().splitlines()
     reason = environment.redact_url(lines[0] if lines else repr(cause))

@@ -1,4 +1,4 @@
-"""The event log: append-only, each event with the hash of the one before.
+"""Event log: append-only, each event with the hash of the one before.
 
     hash = SHA-256(canonical JSON of seq, at, kind, model, request, body, previous)
 
@@ -23,6 +23,8 @@ from expunge.errors import OperationalError
 from expunge.ledger.database import FIRST, begin_read, begin_write, now, stamp
 from expunge.ledger.schema import events, head, requests, texts
 
+_BROKEN = "somebody wrote into its database by hand: compare it with a backup"
+
 
 @dataclass(frozen=True)
 class Event:
@@ -40,7 +42,8 @@ class Event:
 def append(
     connection: Connection, kind: str, model: str, request: str | None = None, **body: Any
 ) -> str:
-    """Add an event to the end of the log, in the caller's transaction; returns its time."""
+    """Add an event to the end of the log, in the caller's transaction, and return its time."""
+    # Nobody comes between: `begin_write` has locked this row.
     seq, previous = connection.execute(select(head.c.seq, head.c.hash)).one()
     row = {
         "seq": seq + 1,
@@ -48,10 +51,10 @@ def append(
         "kind": kind,
         "model": model,
         "request": request,
-        "body": _canonical(body),
+        "body": _dump_canonical(body),
         "previous": previous,
     }
-    row["hash"] = _hash(row)
+    row["hash"] = _hash_event(row)
     connection.execute(insert(events).values(row))
     connection.execute(update(head).values(seq=row["seq"], hash=row["hash"]))
     return str(row["at"])
@@ -59,8 +62,9 @@ def append(
 
 def keep_text(connection: Connection, request: str, field: str, text: str) -> str:
     """Keep a personal text of a request beside the log, and return the digest that stands in it."""
+    # Names are few enough to be guessed one by one: without a salt, a digest would tell them.
     salt = secrets.token_bytes(32)
-    digest = _salted(salt.hex(), text)
+    digest = _hash_text(salt.hex(), text)
     row = {"digest": digest, "request": request, "field": field, "salt": salt.hex(), "text": text}
     connection.execute(insert(texts).values(row))
     return digest
@@ -84,27 +88,18 @@ def erase_texts(request: str, model: str) -> int:
 
 
 def list_events(model: str | None = None, request: str | None = None) -> list[Event]:
-    """The events of a model or a request, oldest first; all of them where neither is given."""
+    """Return the events of a model or a request, oldest first; all where neither is given."""
     query = select(events).order_by(events.c.seq)
     if model is not None:
         query = query.where(events.c.model == model)
     if request is not None:
         query = query.where(events.c.request == request)
     with begin_read("read the events") as connection:
-        return [_event(row) for row in connection.execute(query)]
-
-
-def verify() -> int:
-    """Check every event and every text that is still there; returns the number of events.
-
-    Raises:
-        OperationalError: an event was changed, added, left out or cut off, or a text changed.
-    """
-    return len(verify_events())
+        return [_build_event(row) for row in connection.execute(query)]
 
 
 def verify_events() -> list[Event]:
-    """All events, oldest first, once each of them and every text that is still there is checked.
+    """Return all events, oldest first, after a check of each and of every text still there.
 
     Raises:
         OperationalError: an event was changed, added, left out or cut off, or a text changed.
@@ -116,7 +111,7 @@ def verify_events() -> list[Event]:
             count += 1
             if row["seq"] != count:
                 raise OperationalError(f"event {count} of the ledger is missing; {_BROKEN}")
-            if row["previous"] != previous or row["hash"] != _hash(row):
+            if row["previous"] != previous or row["hash"] != _hash_event(row):
                 raise OperationalError(f"event {count} of the ledger was changed; {_BROKEN}")
             previous = row["hash"]
         end = connection.execute(select(head.c.seq, head.c.hash)).one()
@@ -125,28 +120,34 @@ def verify_events() -> list[Event]:
                 f"the ledger has {count} events and its head says {end.seq}; {_BROKEN}"
             )
         for row in connection.execute(select(texts).where(texts.c.text.is_not(None))).mappings():
-            if _salted(row["salt"], row["text"]) != row["digest"]:
+            if _hash_text(row["salt"], row["text"]) != row["digest"]:
                 raise OperationalError(
                     f"the {row['field']} of request {row['request']} was changed; {_BROKEN}"
                 )
-        return [_event(row) for row in rows]
+        return [_build_event(row) for row in rows]
 
 
-_BROKEN = "somebody wrote into its database by hand: compare it with a backup"
+def _build_event(row: Row[Any]) -> Event:
+    return Event(
+        seq=row.seq,
+        at=row.at,
+        kind=row.kind,
+        model=row.model,
+        request=row.request,
+        body=json.loads(row.body),
+        hash=row.hash,
+    )
 
 
-def _event(row: Row[Any]) -> Event:
-    return Event(row.seq, row.at, row.kind, row.model, row.request, json.loads(row.body), row.hash)
-
-
-def _hash(row: Mapping[Any, Any]) -> str:
+def _hash_event(row: Mapping[Any, Any]) -> str:
     fields = ("seq", "at", "kind", "model", "request", "body", "previous")
-    return hashlib.sha256(_canonical({key: row[key] for key in fields}).encode()).hexdigest()
+    return hashlib.sha256(_dump_canonical({key: row[key] for key in fields}).encode()).hexdigest()
 
 
-def _salted(salt: str, text: str) -> str:
+def _hash_text(salt: str, text: str) -> str:
     return hashlib.sha256(bytes.fromhex(salt) + text.encode()).hexdigest()
 
 
-def _canonical(value: Mapping[str, Any]) -> str:
+def _dump_canonical(value: Mapping[str, Any]) -> str:
+    """Return JSON that is the same for the same value: the hash is of these bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

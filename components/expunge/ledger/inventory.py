@@ -1,4 +1,4 @@
-"""The record of everything written: where it is, what it is, and which classes it remembers."""
+"""Inventory of everything written: where it is, what it is, and which classes it remembers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def note_written(
 
 
 def note_removed(address: str) -> int:
-    """Record that an address, and all that lay under it, is gone; returns how many entries."""
+    """Record that an address, and all that lay under it, is gone; return how many entries."""
     folder = address.rstrip("/") + "/"
     # Not LIKE, for which SQLite takes A and a for the same.
     inside = func.substr(written.c.address, 1, len(folder)) == folder
@@ -72,13 +72,13 @@ def note_removed(address: str) -> int:
 
 
 def list_addresses(model: str) -> set[str]:
-    """Where something of a model is, or was."""
+    """Return every address where something of a model is, or was."""
     with begin_read("read what was written") as connection:
         return set(connection.scalars(select(written.c.address).where(written.c.model == model)))
 
 
 def list_remembering(model: str, classes: Collection[int]) -> list[Written]:
-    """What is still there of a model and its oracles, and remembers one of these classes.
+    """Return what is still there of a model and its oracles and remembers one of these classes.
 
     An artifact whose step knew no model is the model's, unless its run wrote for another one.
     """
@@ -98,15 +98,15 @@ def list_remembering(model: str, classes: Collection[int]) -> list[Written]:
     with begin_read("read what was written") as connection:
         return [
             Written(
-                row.address,
-                row.digest,
-                row.kind,
-                row.model,
-                tuple(row.classes),
-                row.run,
-                row.written_at,
-                row.removed_at,
+                address=row.address,
+                digest=row.digest,
+                kind=row.kind,
+                model=row.model,
+                classes=tuple(row.classes),
+                run=row.run,
+                written_at=row.written_at,
+                removed_at=row.removed_at,
             )
             for row in connection.execute(query)
-            if wanted & set(row.classes)
+            if wanted & set(row.classes)  # here, since SQLite and PostgreSQL ask JSON differently
         ]

@@ -1,4 +1,4 @@
-"""Requests: who asked which model to forget which classes, until when, and what became of it.
+"""Queue of erasure requests: who asked to forget which classes, until when, and what became of it.
 
 A class has one request for each model, for good: `one_request_a_class` holds that in the database.
 Cancelling is the only way to free a class again.
@@ -7,7 +7,7 @@ Cancelling is the only way to free a class again.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -81,26 +81,25 @@ def add_request(
     due: datetime | None = None,
     approval: bool = False,
 ) -> Added:
-    """File a request for classes, by index with their names, and return it.
+    """File a request for classes, by index with their names, and return what became of each.
 
     A class that a request of this model stands for already is left to that one, which is returned
     as it is. With `approval` a second person has to approve before any run takes it.
     """
     with begin_write("file a request") as connection:
-        owners = {
-            row.class_index: row.request
-            for row in connection.execute(
-                select(request_classes.c.class_index, request_classes.c.request).where(
-                    request_classes.c.model == model,
-                    request_classes.c.stands == 1,
-                    request_classes.c.class_index.in_(list(classes)),
-                )
-            )
-        }
+        owners = select_owners(connection, model, classes)
         fresh = {index: name for index, name in classes.items() if index not in owners}
         created = None
         if fresh:
-            created = _file(connection, model, fresh, reason, requester, due, approval)
+            created = _insert_request(
+                connection,
+                model,
+                fresh,
+                reason=reason,
+                requester=requester,
+                due=due,
+                approval=approval,
+            )
         known = sorted(set(owners.values()))
         found = {entry.id: entry for entry in select_requests(connection, ids=[*known, created])}
     return Added(
@@ -109,15 +108,17 @@ def add_request(
     )
 
 
-def _file(
+def _insert_request(
     connection: Connection,
     model: str,
     classes: Mapping[int, str | None],
+    *,
     reason: str,
     requester: str,
     due: datetime | None,
     approval: bool,
 ) -> str:
+    """Insert a request with its texts and classes, and return its id."""
     moment = now(connection)
     # The day, which people recognise, and 40 random bits, so that nobody can guess another's.
     request = f"{moment:%Y%m%d}-{secrets.token_hex(5)}"
@@ -160,16 +161,16 @@ def _file(
 
 
 def find_request(request: str) -> Request:
-    """The request with this id, or the only one whose id ends with it.
+    """Return the request with this id, or the only one whose id ends with it.
 
     Raises:
         UserError: there is none, or there are several.
     """
     with begin_read("read a request") as connection:
-        return _find(connection, request)
+        return _select_request(connection, request)
 
 
-def _find(connection: Connection, request: str) -> Request:
+def _select_request(connection: Connection, request: str) -> Request:
     query = select(requests.c.id).where(requests.c.id.endswith(request, autoescape=True))
     found = list(connection.scalars(query)) if request else []
     if len(found) != 1:
@@ -179,7 +180,7 @@ def _find(connection: Connection, request: str) -> Request:
 
 
 def list_requests(model: str | None = None, states: Sequence[str] = ()) -> list[Request]:
-    """The requests of a model, or of all, in the given states or in any: the first due first."""
+    """Return the requests of a model, or of all, in these states or in any: the first due first."""
     with begin_read("list the requests") as connection:
         return select_requests(connection, model=model, states=states)
 
@@ -192,7 +193,7 @@ def cancel_request(request: str, by: str) -> Request:
         UserError: there is no such request, or it is cancelled already.
     """
     with begin_write("cancel a request") as connection:
-        found = _find(connection, request)
+        found = _select_request(connection, request)
         if found.state == CANCELLED:
             raise UserError(f"request {found.id} is cancelled already")
         if found.state == FULFILLED:
@@ -209,7 +210,7 @@ def cancel_request(request: str, by: str) -> Request:
             update(request_classes).where(request_classes.c.request == found.id).values(stands=0)
         )
         digest = keep_text(connection, found.id, "canceller", by)
-        return _move(connection, found, CANCELLED, "request-cancelled", by=digest)
+        return _move_request(connection, found, CANCELLED, "request-cancelled", by=digest)
 
 
 def approve_request(request: str, by: str) -> Request:
@@ -220,7 +221,7 @@ def approve_request(request: str, by: str) -> Request:
         UserError: there is no such request, or it waits for no approval.
     """
     with begin_write("approve a request") as connection:
-        found = _find(connection, request)
+        found = _select_request(connection, request)
         if found.state != UNAPPROVED:
             raise UserError(f"request {found.id} is {found.state}; it waits for no approval")
         if found.requester is None:
@@ -236,7 +237,7 @@ def approve_request(request: str, by: str) -> Request:
         connection.execute(
             update(requests).where(requests.c.id == found.id).values(approver=digest)
         )
-        return _move(connection, found, PENDING, "request-approved", by=digest)
+        return _move_request(connection, found, PENDING, "request-approved", by=digest)
 
 
 def retry_request(request: str) -> Request:
@@ -246,22 +247,34 @@ def retry_request(request: str) -> Request:
         UserError: there is no such request, or it is in another state.
     """
     with begin_write("put a request back") as connection:
-        found = _find(connection, request)
+        found = _select_request(connection, request)
         if found.state not in (REJECTED, PARKED):
             raise UserError(
                 f"request {found.id} is {found.state}; only a rejected or parked one is put back"
             )
         connection.execute(update(requests).where(requests.c.id == found.id).values(attempts=0))
-        return _move(connection, found, PENDING, "request-put-back")
+        return _move_request(connection, found, PENDING, "request-put-back")
 
 
-def _move(connection: Connection, found: Request, state: str, kind: str, **body: Any) -> Request:
+def _move_request(
+    connection: Connection, found: Request, state: str, kind: str, **body: Any
+) -> Request:
     moment = append(connection, kind, found.model, found.id, **body)
     settled = moment if state == CANCELLED else None
     connection.execute(
         update(requests).where(requests.c.id == found.id).values(state=state, settled_at=settled)
     )
     return select_requests(connection, ids=[found.id])[0]
+
+
+def select_owners(connection: Connection, model: str, classes: Collection[int]) -> dict[int, str]:
+    """Return the request that stands for each of these classes, where there is one."""
+    query = select(request_classes.c.class_index, request_classes.c.request).where(
+        request_classes.c.model == model,
+        request_classes.c.stands == 1,
+        request_classes.c.class_index.in_(list(classes)),
+    )
+    return {row.class_index: row.request for row in connection.execute(query)}
 
 
 def select_requests(
@@ -272,7 +285,7 @@ def select_requests(
     ids: Sequence[str | None] | None = None,
     token: int | None = None,
 ) -> list[Request]:
-    """The requests that are chosen, the first due first, in the caller's transaction."""
+    """Return the requests that are chosen, the first due first, in the caller's transaction."""
     conditions = []
     if model is not None:
         conditions.append(requests.c.model == model)
@@ -304,10 +317,10 @@ def select_requests(
     ):
         names.setdefault(part.request, {})[part.class_index] = words.get(part.name or "")
     moment = stamp(now(connection))
-    return [_request(row, names[row["id"]], words, moment) for row in rows]
+    return [_build_request(row, names[row["id"]], words, moment) for row in rows]
 
 
-def _request(
+def _build_request(
     row: Mapping[Any, Any],
     names: Mapping[int, str | None],
     words: Mapping[str, str | None],

@@ -1,4 +1,4 @@
-"""Which version of a model serves: the one rule for train, forget, rollback and reconcile.
+"""Promotion: which version of a model serves, for train, forget, rollback and reconcile.
 
 The ledger's row is changed by compare-and-swap (`ledger.change_champion`); MLflow's aliases follow
 it. Between the two a process may die, and in MLflow anybody may move an alias: `reconcile` puts
@@ -7,7 +7,7 @@ the aliases where the row says, at the beginning of whatever touches a champion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from expunge import ledger, registry
@@ -27,7 +27,8 @@ class Reconciled:
 
 
 def list_erased(name: str) -> dict[int, Erasure]:
-    """The classes that a champion of this model ever forgot; no later one may know them."""
+    """Return the classes that a champion of this model ever forgot; no later one may know them."""
+    # MLflow's tags fill in for a ledger that was lost; what the ledger says counts more.
     known = {
         index: Erasure(version, None) for index, version in registry.read_erased_tags(name).items()
     }
@@ -40,15 +41,15 @@ def promote(
     """Make a version champion, and `previous` what it replaces; nothing if it is champion already.
 
     `expected` is the champion that the gate compared with, None for no champion; `token` that of
-    the claim whose work the version is. Returns the requests that are fulfilled by it.
+    the claim whose work the version is. Return the requests that are fulfilled by it.
 
     Raises:
         RefusedError: the version is an oracle or did not pass the gate, another champion came
             between, the claim was lost, or the version remembers a class that was erased.
         UserError: there is no such version.
     """
-    _adopt(name)
-    _change(registry.find_candidate(name, version), expected, token, "promoted")
+    _adopt_champion(name)
+    _change_champion(registry.find_candidate(name, version), expected, token, "promoted")
     return ledger.fulfil(name)
 
 
@@ -59,14 +60,14 @@ def rollback(name: str) -> tuple[int, int]:
         RefusedError: the version did not pass the gate, or remembers a class that was erased.
         UserError: the model has no champion, or no previous one to go back to.
     """
-    current = _adopt(name)
+    current = _adopt_champion(name)
     if current is None:
         registry.resolve(name)  # raises, with what there is
         raise UserError(f"model {name!r} has no champion; train it with `expunge train {name}`")
     if current.previous is None:
         raise UserError(f"model {name!r} has no previous champion; version {current.version} stays")
     target = registry.find_candidate(name, current.previous)
-    _change(target, current.version, None, "rolled-back")
+    _change_champion(target, current.version, None, "rolled-back")
     return target.version, current.version
 
 
@@ -77,19 +78,19 @@ def reconcile(name: str) -> Reconciled:
     alias, or from the newest version that was champion, if one of them may be so still. Where none
     may, or the champion's version was deleted, the alias is taken away.
     """
-    row = _adopt(name)
+    row = _adopt_champion(name)
     if row is None and not registry.has_model(name):
         return Reconciled(None, False, {}, ())
-    restored = _show(name)
+    restored, known = _show_in_mlflow(name)
     for alias, (found, put) in restored.items():
         ledger.note_restored(name, alias, found, put)
-    _record_versions(name)
-    missing = row is not None and not _stands(row, _versions(name))
+    _record_versions(name, known.values())
+    missing = row is not None and not _is_registered(row, known)
     fulfilled = tuple(ledger.fulfil(name)) if row and not missing else ()
     return Reconciled(row.version if row else None, missing, restored, fulfilled)
 
 
-def _change(candidate: Version, expected: int | None, token: int | None, why: str) -> None:
+def _change_champion(candidate: Version, expected: int | None, token: int | None, why: str) -> None:
     """Change the ledger's row, and then the aliases."""
     name = candidate.name
     ledger.check_no_way_back(name, candidate.version, candidate.forgotten, list_erased(name))
@@ -103,20 +104,24 @@ def _change(candidate: Version, expected: int | None, token: int | None, why: st
         token=token,
         why=why,
     )
-    _show(name)
+    _show_in_mlflow(name)
 
 
-def _show(name: str) -> dict[str, tuple[int | None, int | None]]:
-    """Set the aliases that stand elsewhere; returns where each stood and where it is.
+def _show_in_mlflow(
+    name: str,
+) -> tuple[dict[str, tuple[int | None, int | None]], dict[int, Version]]:
+    """Set the aliases that stand elsewhere.
+
+    Return where each of them stood and where it is, and the model's versions by number.
 
     The row is read last, and once more when the aliases are set: another process may change it
     meanwhile, and show it first.
     """
     moved: dict[str, tuple[int | None, int | None]] = {}
     while True:
-        found, known = registry.read_aliases(name), _versions(name)
+        found, known = registry.read_aliases(name), _map_versions(name)
         row = ledger.find_champion(name)
-        champion = row.version if row and _stands(row, known) else None
+        champion = row.version if row and _is_registered(row, known) else None
         previous = row.previous if row and row.previous in known else None
         if row and champion and not known[champion].promoted:
             registry.tag_champion(name, champion, row.forgotten)
@@ -125,35 +130,36 @@ def _show(name: str) -> dict[str, tuple[int | None, int | None]]:
                 registry.set_alias(name, alias, version)
                 moved[alias] = (found.get(alias), version)
         if row == ledger.find_champion(name):
-            return moved
+            return moved, known
 
 
-def _stands(row: Champion, known: Mapping[int, Version]) -> bool:
-    """Whether the champion is there, and no other version has got its number."""
+def _is_registered(row: Champion, known: Mapping[int, Version]) -> bool:
+    """Return whether the champion is there, and no other version has got its number."""
     entry = known.get(row.version)
     return entry is not None and entry.digests["weights"] == row.weights
 
 
-def _record_versions(name: str) -> None:
+def _record_versions(name: str, versions: Collection[Version]) -> None:
     """Record versions that a process was killed before it recorded, or that are older than that."""
-    known = ledger.list_addresses(name)
-    for version in _versions(name).values():
-        if version.uri not in known:
+    recorded = ledger.list_addresses(name)
+    for version in versions:
+        if version.uri not in recorded:
             classes = registry.read_model_info(version).retained
             ledger.note_written(version.uri, "version", classes, model=name)
 
 
-def _versions(name: str) -> dict[int, Version]:
+def _map_versions(name: str) -> dict[int, Version]:
+    """Return the versions of a model by number, the newest first."""
     return {entry.version: entry for entry in registry.list_versions(name)}
 
 
-def _adopt(name: str) -> Champion | None:
-    """The ledger's row; where there is none, made from what MLflow says, if that may stand."""
+def _adopt_champion(name: str) -> Champion | None:
+    """Return the ledger's row; where there is none, make it of what MLflow says, if that may be."""
     row = ledger.find_champion(name)
     if row is not None:
         return row
     found = registry.read_aliases(name)
-    promoted = [version for version, entry in _versions(name).items() if entry.promoted]
+    promoted = [version for version, entry in _map_versions(name).items() if entry.promoted]
     known = list_erased(name)
     for number in (found.get(registry.CHAMPION), *promoted):  # the newest first
         if number is None:

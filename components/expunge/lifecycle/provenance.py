@@ -1,4 +1,4 @@
-"""Record in the ledger what a step has written, so that what remembers a class can be found."""
+"""Provenance: what a step has written, in the ledger, so that what remembers a class is found."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def record_artifact(port: Port, kind: str, of: Port | None = None, model: str | 
     """Record an artifact that a step has written, before kfp puts it where it is kept.
 
     The classes are those that the data set or model in it knows, or that in `of`, from which it
-    was made. Returns its digest, which is part of the key of every cached step that reads it.
+    was made. Return its digest, which is part of the key of every cached step that reads it.
     """
     path = Path(port.path)
     found = digest_path(path)
@@ -57,7 +57,7 @@ def record_version(version: Version, folder: Path) -> None:
 
 
 def find_classes_held(folder: Path) -> set[int]:
-    """The class indices that a data set, a model or a folder of models holds anything of."""
+    """Return the class indices that a data set, a model or a folder of models holds anything of."""
     if (folder / DATASET).is_file():
         splits = load_dataset_info(folder).splits.values()
         return {i for split in splits for i, count in enumerate(split.counts) if count}
@@ -87,7 +87,7 @@ def record_report(address: str, page: Path, validation: Path, model: str) -> Non
 
 
 def digest_path(path: Path) -> str:
-    """`sha256:` of a file; of a folder, of its files' names and digests.
+    """Return the `sha256:` of a file; of a folder, that of its files' names and digests.
 
     Of a data set it is that of its description, which has the digests of the images.
     """

@@ -1,4 +1,4 @@
-"""The aliases `champion` and `previous`, and the tags that say what a model has erased.
+"""Aliases `champion` and `previous`, and the tags that say what a model has erased.
 
 `expunge.lifecycle.promotion` decides which version is champion; here that is shown in MLflow. The
 tags are only ever added, so that what was erased is known even where the ledger was lost.
@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 from expunge.errors import RefusedError
-from expunge.registry.store import check_name, connect, pages, store_errors
+from expunge.registry.store import check_name, connect, iterate_pages, translate_errors
 from expunge.registry.versions import (
     CHAMPION,
     ORACLE,
@@ -30,9 +30,9 @@ ERASED_TAG = "expunge.erased."
 TRIES, PAUSE = 8, 0.1
 
 
-@store_errors("read what was erased")
+@translate_errors("read what was erased")
 def read_erased_tags(name: str) -> dict[int, int]:
-    """The erased classes by MLflow's tags, and the version that erased each first."""
+    """Return the erased classes by MLflow's tags, and the version that erased each first."""
     check_name(name)
     erased = {
         index: entry.version
@@ -41,18 +41,18 @@ def read_erased_tags(name: str) -> dict[int, int]:
         for index in entry.forgotten
     }
     query = f"name = '{name}'"
-    for model in pages(connect().search_registered_models, filter_string=query):
+    for model in iterate_pages(connect().search_registered_models, filter_string=query):
         for key, value in model.tags.items():
             if key.startswith(ERASED_TAG):
                 erased[int(key.removeprefix(ERASED_TAG))] = int(value)
     return erased
 
 
-@store_errors("read the aliases")
+@translate_errors("read the aliases")
 def read_aliases(name: str) -> dict[str, int]:
-    """The version that `champion` and `previous` stand on, whoever set them."""
+    """Return the version that `champion` and `previous` stand on, whoever set them."""
     query = f"name = '{check_name(name)}'"
-    for model in pages(connect().search_registered_models, filter_string=query):
+    for model in iterate_pages(connect().search_registered_models, filter_string=query):
         return {
             alias: int(version)
             for alias, version in model.aliases.items()
@@ -61,28 +61,30 @@ def read_aliases(name: str) -> dict[str, int]:
     return {}
 
 
-@store_errors("set an alias")
+@translate_errors("set an alias")
 def set_alias(name: str, alias: str, version: int | None) -> None:
     """Put an alias on a version, or take it away."""
     client = connect()
     if version is None:
-        _patiently(client.delete_registered_model_alias, name, alias)
+        _call_patiently(client.delete_registered_model_alias, name, alias)
     else:
-        _patiently(client.set_registered_model_alias, name, alias, str(version))
+        _call_patiently(client.set_registered_model_alias, name, alias, str(version))
 
 
-@store_errors("tag a champion")
+@translate_errors("tag a champion")
 def tag_champion(name: str, version: int, forgotten: Collection[int]) -> None:
     """Mark a version as promoted, and on the model what it was the first to erase."""
     client, known = connect(), read_erased_tags(name)
     for index in sorted(forgotten):
         if index not in known:
-            _patiently(client.set_registered_model_tag, name, f"{ERASED_TAG}{index}", str(version))
-    _patiently(client.set_model_version_tag, name, str(version), PROMOTED_TAG, "true")
+            _call_patiently(
+                client.set_registered_model_tag, name, f"{ERASED_TAG}{index}", str(version)
+            )
+    _call_patiently(client.set_model_version_tag, name, str(version), PROMOTED_TAG, "true")
 
 
 def find_candidate(name: str, version: int) -> Version:
-    """The version, if it is one of ours that passed the gate.
+    """Return the version, if it is one of ours that passed the gate.
 
     Raises:
         RefusedError: it is an oracle, or did not pass.
@@ -104,7 +106,8 @@ def find_candidate(name: str, version: int) -> Version:
     return resolve(name, version)  # which says what is wrong
 
 
-def _patiently(call: Any, *arguments: str) -> None:
+def _call_patiently(call: Any, *arguments: str) -> None:
+    """Call MLflow, and again where two first settings or two writers met."""
     for left in reversed(range(TRIES)):
         try:
             call(*arguments)

@@ -1,4 +1,4 @@
-"""Register a version: an ONNX model that any MLflow client serves, with the model folder inside."""
+"""Registration of a version: an ONNX model for any MLflow client, with the model folder inside."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from expunge.errors import OperationalError, UserError
 from expunge.formats.files import digest_file
 from expunge.formats.model import CODES, ONNX, WEIGHTS, ModelInfo, load_model_info, make_opaque_name
 from expunge.oracles import SUFFIX, compute_recipe_key, holds_oracles
-from expunge.registry.store import check_name, connect, store_errors
+from expunge.registry.store import check_name, connect, translate_errors
 from expunge.registry.versions import (
     KEY_TAG,
     KIND_TAG,
     ORACLE,
     SEED_TAG,
     Version,
-    digest_tag,
-    files_of,
+    list_files,
     list_versions,
+    name_digest_tag,
     resolve,
 )
 
@@ -34,9 +34,9 @@ KINDS = ("train", "forget", ORACLE)
 REQUIREMENTS = ("onnx", "onnxruntime", "numpy")
 
 
-@store_errors("register a version")
+@translate_errors("register a version")
 def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind: str) -> Version:
-    """Register the model folder, with its Fisher total and ONNX file, as a new version of `name`.
+    """Register the model folder, with its Fisher total and ONNX file, and return the new version.
 
     `tags` are the caller's own (`expunge.gate`, `expunge.grade`, ...); digests, lineage, forgotten
     indices and the code's version are added, and to an oracle, which needs no Fisher total, its key
@@ -56,19 +56,20 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
             f"a version of kind {kind!r} cannot be one of {name!r}: models whose name ends with "
             f"{SUFFIX} hold oracles, and no other does; choose another name"
         )
-    missing = [file for file in files_of(kind) if not (folder / file).is_file()]
+    missing = [file for file in list_files(kind) if not (folder / file).is_file()]
     if missing:
         raise UserError(f"{folder} holds no {', '.join(missing)}; run the steps that write them")
     info = load_model_info(folder)
     _check_forgotten(info, folder)
     if kind == ORACLE and "seed" not in info.settings:
         raise UserError(f"{folder} does not say its seed; an oracle is a model as train writes it")
-    every = {**tags, **_tags(run_id, info, folder, kind)}
+    every = {**tags, **_build_tags(run_id, info, folder, kind)}
     client = connect()
-    again = _registered(run_id, name, every)
+    # Kubernetes may start a step again that had registered its version and not said so.
+    again = _find_registered(run_id, name, every)
     if again is not None:
         return again
-    with _logged_model(client, run_id, name, folder, info, kind) as model_id:
+    with _upload_model(client, name, folder, info, run_id=run_id, kind=kind) as model_id:
         _ensure_model(client, name)
         made = client.create_model_version(
             name, f"models:/{model_id}", run_id, tags=every, model_id=model_id
@@ -76,8 +77,8 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
     return resolve(name, int(made.version))
 
 
-def _registered(run_id: str, name: str, tags: Mapping[str, str]) -> Version | None:
-    same = (KEY_TAG, SEED_TAG) if KEY_TAG in tags else (digest_tag(WEIGHTS),)
+def _find_registered(run_id: str, name: str, tags: Mapping[str, str]) -> Version | None:
+    same = (KEY_TAG, SEED_TAG) if KEY_TAG in tags else (name_digest_tag(WEIGHTS),)
     for entry in reversed(list_versions(name)):
         if (entry.run_id == run_id or KEY_TAG in tags) and all(
             entry.tags.get(key) == tags[key] for key in same
@@ -87,7 +88,7 @@ def _registered(run_id: str, name: str, tags: Mapping[str, str]) -> Version | No
 
 
 def _check_forgotten(info: ModelInfo, folder: Path) -> None:
-    """A version holds neither the code nor the name of a class that it forgot."""
+    """Refuse a folder that holds the code or the name of a class that it forgot."""
     from safetensors import safe_open
 
     with safe_open(folder / CODES, framework="numpy") as file:
@@ -99,8 +100,8 @@ def _check_forgotten(info: ModelInfo, folder: Path) -> None:
             raise OperationalError(f"the model forgot class {index} and still holds its code")
 
 
-def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, str]:
-    tags = {digest_tag(file): digest_file(folder / file) for file in files_of(kind)}
+def _build_tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, str]:
+    tags = {name_digest_tag(file): digest_file(folder / file) for file in list_files(kind)}
     tags |= {f"expunge.data.{split}": digest for split, digest in info.data_digests.items()}
     tags |= {
         KIND_TAG: kind,
@@ -116,22 +117,22 @@ def _tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, st
         base, _, number = info.parent.rpartition("/")
         for entry in list_versions(base):
             if str(entry.version) == number:
-                tags["expunge.base_weights"] = entry.tags[digest_tag(WEIGHTS)]
+                tags["expunge.base_weights"] = entry.tags[name_digest_tag(WEIGHTS)]
     return tags
 
 
 @contextmanager
-def _logged_model(
-    client: Any, run_id: str, name: str, folder: Path, info: ModelInfo, kind: str
+def _upload_model(
+    client: Any, name: str, folder: Path, info: ModelInfo, *, run_id: str, kind: str
 ) -> Iterator[str]:
-    """Upload everything as a logged model of the run; it is deleted again if the body raises."""
+    """Upload everything as a logged model of the run; delete it again if the body raises."""
     experiment = client.get_run(run_id).info.experiment_id
     model_id = client.create_logged_model(experiment, name=name, source_run_id=run_id).model_id
     try:
         with tempfile.TemporaryDirectory() as scratch:
             flavoured = Path(scratch) / "model"
-            _save_flavour(flavoured, folder, info, run_id, model_id)
-            for file in files_of(kind):
+            _save_flavour(flavoured, folder, info, run_id=run_id, model_id=model_id)
+            for file in list_files(kind):
                 shutil.copyfile(folder / file, flavoured / file)
             client.log_model_artifacts(model_id, str(flavoured))
         client.finalize_logged_model(model_id, "READY")
@@ -140,14 +141,14 @@ def _logged_model(
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
         yield model_id
     except BaseException:
-        with suppress(Exception), _uninterrupted():  # the failure itself is what the user reads
+        with suppress(Exception), _ignore_interrupts():  # the failure itself is what the user reads
             client.delete_logged_model(model_id)
         raise
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """No SIGINT ends the body: on Ctrl-C the terminal sends one and the command another."""
+def _ignore_interrupts() -> Iterator[None]:
+    """Let no SIGINT end the body: on Ctrl-C the terminal sends one and the command another."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted
         return
@@ -158,8 +159,8 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _save_flavour(path: Path, folder: Path, info: ModelInfo, run_id: str, model_id: str) -> None:
-    """MLflow's ONNX flavour of `folder` at `path`."""
+def _save_flavour(path: Path, folder: Path, info: ModelInfo, *, run_id: str, model_id: str) -> None:
+    """Write MLflow's ONNX flavour of `folder` to `path`."""
     import mlflow.onnx
     import numpy as np
     import onnx

@@ -1,4 +1,4 @@
-"""The connection to MLflow: quiet, quick to say that a server is down, and without secrets in it.
+"""Connection to MLflow: quiet, quick to say that a server is down, and without secrets in it.
 
 Importing mlflow takes 1 to 2 s; the first use of an SQLite store about 1 s, new or not.
 """
@@ -44,7 +44,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 def check_name(name: str) -> str:
-    """The name, if MLflow takes it for a registered model, an experiment and a logged model.
+    """Return the name, if MLflow takes it for a registered model, an experiment and a logged model.
 
     The name of a model of oracles may be longer by its ending.
     """
@@ -57,7 +57,7 @@ def check_name(name: str) -> str:
 
 
 def connect() -> Any:
-    """An `MlflowClient` on `environment.tracking_uri()`, which becomes mlflow's own as well.
+    """Return an `MlflowClient` on `environment.mlflow_uri()`, which becomes mlflow's own as well.
 
     Raises:
         OperationalError: the server or database cannot be reached, or the SQLite file is none.
@@ -65,7 +65,7 @@ def connect() -> Any:
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     uri = environment.mlflow_uri()
-    path = _sqlite_path(uri)
+    path = _find_sqlite_path(uri)
     if path is None:
         _check_reachable(uri)
     import mlflow
@@ -74,7 +74,7 @@ def connect() -> Any:
         logging.getLogger(name).setLevel(logging.WARNING)
     # it prints a traceback for an error that is raised as well
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    with store_errors("open the store"):
+    with translate_errors("open the store"):
         if path is not None:
             _check_sqlite(path)
         mlflow.set_tracking_uri(uri)
@@ -82,13 +82,13 @@ def connect() -> Any:
 
 
 def prepare_uri() -> str:
-    """The tracking URI, its store made ready: what `mlflow server` is given."""
+    """Make the store ready, and return its URI: what `mlflow server` is given."""
     connect()
     return environment.mlflow_uri()
 
 
-def experiment_id(client: Any, model: str) -> str:
-    """The experiment `expunge/<model>`, made when it is not there yet.
+def ensure_experiment(client: Any, model: str) -> str:
+    """Return the id of the experiment `expunge/<model>`, and make it where it is not there yet.
 
     On a local SQLite store its artifacts lie under `environment.artifact_root()`; a server decides
     for itself.
@@ -96,7 +96,7 @@ def experiment_id(client: Any, model: str) -> str:
     name = f"expunge/{check_name(model)}"
     known = client.get_experiment_by_name(name)
     if known is None:
-        local = _sqlite_path(environment.mlflow_uri()) is not None
+        local = _find_sqlite_path(environment.mlflow_uri()) is not None
         location = f"{environment.artifact_root()}/{model}" if local else None
         try:
             return str(client.create_experiment(name, artifact_location=location))
@@ -107,8 +107,8 @@ def experiment_id(client: Any, model: str) -> str:
     return str(known.experiment_id)
 
 
-def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
-    """All results of one of MLflow's searches."""
+def iterate_pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
+    """Yield all results of one of MLflow's searches, which answers a page at a time."""
     token = None
     while True:
         page = search(**query, page_token=token)
@@ -119,21 +119,21 @@ def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def store_errors(doing: str) -> Iterator[None]:
+def translate_errors(doing: str) -> Iterator[None]:
     """Turn what MLflow and the stores under it raise into one `OperationalError` with the URI."""
     try:
         yield
     except ExpungeError:
         raise
     except Exception as error:
-        if not isinstance(error, _error_types()):
+        if not isinstance(error, _list_error_types()):
             raise
         uri = environment.redact_url(environment.mlflow_uri())
-        raise OperationalError(f"MLflow at {uri} could not {doing}: {_reason(error)}") from error
+        raise OperationalError(f"MLflow at {uri} could not {doing}: {_explain(error)}") from error
 
 
-def _reason(error: Exception) -> str:
-    """The first line of what was raised, or the database's own words where it was the reason.
+def _explain(error: Exception) -> str:
+    """Return the first line of what was raised, or the words of the database behind it.
 
     SQLAlchemy puts advice for programmers before those, and MLflow keeps it.
     """
@@ -146,7 +146,7 @@ def _reason(error: Exception) -> str:
     return f"{reason}; check its permissions and space" if blocked else reason
 
 
-def _error_types() -> tuple[type[Exception], ...]:
+def _list_error_types() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -159,12 +159,12 @@ def _error_types() -> tuple[type[Exception], ...]:
     return types
 
 
-def _sqlite_path(uri: str) -> Path | None:
+def _find_sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
 
 
 def _check_reachable(uri: str) -> None:
-    """A TCP handshake, unless a proxy stands between: it answers in seconds where MLflow waits."""
+    """Try a TCP handshake, unless a proxy stands between: MLflow itself would wait for minutes."""
     parts = urlsplit(uri)
     scheme = parts.scheme.partition("+")[0]
     if parts.hostname is None or scheme not in PORTS:
@@ -187,7 +187,7 @@ def _check_reachable(uri: str) -> None:
 
 
 def _check_sqlite(path: Path) -> None:
-    """Make the store if it is new; else see that it is a database, or MLflow tries for 100 s."""
+    """Make the store if it is new; else see that it is a database, since MLflow tries for 100 s."""
     if not path.exists():
         _make_sqlite(path)
     with closing(sqlite3.connect(path)) as connection:
@@ -206,18 +206,18 @@ def _make_sqlite(path: Path) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    def unsynced(connection: Any, _: Any) -> None:
+    def skip_sync(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        event.listen(Engine, "connect", unsynced)
+        event.listen(Engine, "connect", skip_sync)
         try:
             made: Any = SqlAlchemyStore  # it has no type hints
             made(f"{SQLITE}{fresh}", environment.artifact_root()).engine.dispose()
         finally:
-            event.remove(Engine, "connect", unsynced)
+            event.remove(Engine, "connect", skip_sync)
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         try:

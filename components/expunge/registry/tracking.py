@@ -1,4 +1,4 @@
-"""Runs: one a pipeline. The command holds it open; the steps attach to it and never end it."""
+"""MLflow runs: one a pipeline. The command holds it open; the steps attach and never end it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from expunge import environment
-from expunge import processes as holders
+from expunge import environment, processes
 from expunge.errors import UserError
-from expunge.registry.store import connect, experiment_id, pages, store_errors
+from expunge.registry.store import connect, ensure_experiment, iterate_pages, translate_errors
 
 MODEL_TAG, PIPELINE_TAG, KEY_TAG = "expunge.model", "expunge.pipeline", "expunge.pipeline_run"
 HOLDER_TAG = "expunge.holder"  # the process that runs the pipeline, if it runs on one machine
@@ -25,13 +25,13 @@ BATCH = 100  # MLflow's limit on the tags, and on the params, of one request; me
 
 @contextmanager
 def open_run(kind: str, model: str, params: Mapping[str, Any]) -> Iterator[str]:
-    """The run of a whole pipeline, open while the body runs; yields its id.
+    """Open the MLflow run of a whole pipeline while the body runs, and yield its id.
 
     It attaches to `MLFLOW_RUN_ID` where that is set and makes a run otherwise. System metrics are
     sampled every second. The run ends as FINISHED, as KILLED on a KeyboardInterrupt, and as FAILED
     on anything else that is raised.
     """
-    run_id = _open(kind, model, params)
+    run_id = _start_run(kind, model, params)
     status = "FAILED"
     try:
         yield run_id
@@ -43,62 +43,63 @@ def open_run(kind: str, model: str, params: Mapping[str, Any]) -> Iterator[str]:
         import mlflow
 
         if status == "FINISHED":
-            with store_errors("end the run"):
+            with translate_errors("end the run"):
                 mlflow.end_run(status)
         else:
             with suppress(Exception):  # what the body raised says more than a store that is down
                 mlflow.end_run(status)
 
 
-@store_errors("start a run")
-def _open(kind: str, model: str, params: Mapping[str, Any]) -> str:
+@translate_errors("start a run")
+def _start_run(kind: str, model: str, params: Mapping[str, Any]) -> str:
     import mlflow
 
-    run_id = _preset_run(connect()) or _create(connect(), model, kind)
+    run_id = _find_preset_run(connect()) or _create_run(connect(), model, kind)
     mlflow.start_run(run_id=run_id, log_system_metrics=True)
-    log_report(run_id, params, {}, {MODEL_TAG: model, PIPELINE_TAG: kind}, {})
+    marks = {MODEL_TAG: model, PIPELINE_TAG: kind}
+    log_report(run_id, params, metrics={}, tags=marks, files={})
     return run_id
 
 
-@store_errors("attach to a run")
+@translate_errors("attach to a run")
 def attach_run(model: str, kind: str) -> str:
-    """The run that a step logs into.
+    """Return the id of the MLflow run that a step logs into.
 
     It is `MLFLOW_RUN_ID`; else the run of this model whose tag `expunge.pipeline_run` is
     `EXPUNGE_PIPELINE_RUN`; else a new one with that tag, which stays open for the other steps.
     """
     client = connect()
-    preset = _preset_run(client)
+    preset = _find_preset_run(client)
     if preset is not None:
         return preset
     key = environment.pipeline_run()
     if not key:
-        return _create(client, model, kind)
-    for run in _runs_of(client, model, key):
+        return _create_run(client, model, kind)
+    for run in _search_runs(client, model, key):
         return str(run.info.run_id)
-    return _create(client, model, kind)
+    return _create_run(client, model, kind)
 
 
-def _runs_of(client: Any, model: str, key: str) -> Iterator[Any]:
-    """The runs of a pipeline run, the first started first."""
+def _search_runs(client: Any, model: str, key: str) -> Iterator[Any]:
+    """Yield the MLflow runs of a pipeline run, the first started first."""
     if "'" in key:
         raise UserError(f"{environment.PIPELINE_RUN} is {key!r}; expected a name without quotes")
     query = {
-        "experiment_ids": [experiment_id(client, model)],
+        "experiment_ids": [ensure_experiment(client, model)],
         "filter_string": f"tags.`{KEY_TAG}` = '{key}'",
         "order_by": ["attributes.start_time ASC"],
     }
-    return pages(client.search_runs, **query)
+    return iterate_pages(client.search_runs, **query)
 
 
-@store_errors("delete a run")
+@translate_errors("delete a run")
 def discard_run(run_id: str) -> None:
     """Delete a run in which nothing was done, unless somebody else made it."""
     if os.environ.get(RUN_ID) != run_id:
         connect().delete_run(run_id)
 
 
-@store_errors("end a run that was left")
+@translate_errors("end a run that was left")
 def abandon_runs(model: str) -> None:
     """End what forget runs of this machine left whose process was killed.
 
@@ -107,30 +108,30 @@ def abandon_runs(model: str) -> None:
     """
     client = connect()
     query = f"attributes.status = 'RUNNING' and tags.`{PIPELINE_TAG}` = 'forget'"
-    found = pages(
+    found = iterate_pages(
         client.search_runs,
-        experiment_ids=[experiment_id(client, model)],
+        experiment_ids=[ensure_experiment(client, model)],
         filter_string=query,
     )
-    for run in list(found):
-        if not holders.has_ended(run.data.tags.get(HOLDER_TAG)):
+    for run in list(found):  # whole before a run is closed, which would move the next pages
+        if not processes.has_ended(run.data.tags.get(HOLDER_TAG)):
             continue
-        holders.end_leftovers(run.data.tags[KEY_TAG])
-        _end(client, run, "KILLED")
+        processes.end_leftovers(run.data.tags[KEY_TAG])
+        _end_run(client, run, "KILLED")
 
 
-@store_errors("end a run")
+@translate_errors("end a run")
 def end_pipeline(model: str, key: str, status: str) -> None:
     """End what is open of a pipeline run none of whose steps works any more: FINISHED or FAILED.
 
     Files of a version that has not become one are deleted.
     """
     client = connect()
-    for run in list(_runs_of(client, model, key)):
-        _end(client, run, status)
+    for run in list(_search_runs(client, model, key)):
+        _end_run(client, run, status)
 
 
-def _end(client: Any, run: Any, status: str) -> None:
+def _end_run(client: Any, run: Any, status: str) -> None:
     """Close a run, and delete its files of a version that has not become one."""
     run_id = run.info.run_id
     whole = {entry.source for entry in client.search_model_versions(f"run_id = '{run_id}'")}
@@ -145,7 +146,8 @@ def _end(client: Any, run: Any, status: str) -> None:
         client.set_terminated(run_id, status)
 
 
-def _preset_run(client: Any) -> str | None:
+def _find_preset_run(client: Any) -> str | None:
+    """Return the run that `MLFLOW_RUN_ID` names; `mlflow run` sets it."""
     run_id = os.environ.get(RUN_ID)
     if not run_id:
         return None
@@ -172,10 +174,11 @@ def _is_missing(error: Exception) -> bool:
     return getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
 
-def _create(client: Any, model: str, kind: str) -> str:
+def _create_run(client: Any, model: str, kind: str) -> str:
+    """Create a run with the marks by which other steps find it, and return its id."""
     marks = {KEY_TAG: environment.pipeline_run(), HOLDER_TAG: environment.holder()}
     run = client.create_run(
-        experiment_id(client, model),
+        ensure_experiment(client, model),
         tags={
             MODEL_TAG: model,
             PIPELINE_TAG: kind,
@@ -188,14 +191,14 @@ def _create(client: Any, model: str, kind: str) -> str:
 
 def log_epoch(run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
     """Log the metrics of one epoch, which is their step."""
-    with store_errors("log an epoch"):
-        _log(connect(), run_id, {}, metrics, {}, epoch)
+    with translate_errors("log an epoch"):
+        _log_batches(connect(), run_id, metrics=metrics, step=epoch)
 
 
 def make_epoch_logger(
     model: str, kind: str = "train", seed: int = 0
 ) -> Callable[[int, Mapping[str, float]], None]:
-    """A callback that logs each epoch into the attached run; mlflow is imported at the first.
+    """Return a callback that logs each epoch into the attached run; the first imports mlflow.
 
     A run of kind "oracles" has several trainings: the metrics of each begin with `oracle-<seed>/`.
     """
@@ -221,11 +224,11 @@ def log_report(
     A param that the run has already keeps its value: MLflow's are written once, and `mlflow run`
     sets some in its own spelling.
     """
-    with store_errors("log a report"):
+    with translate_errors("log a report"):
         client = connect()
         known = client.get_run(run_id).data.params if params else {}
         fresh = {key: value for key, value in params.items() if key not in known}
-        _log(client, run_id, fresh, metrics, tags, 0)
+        _log_batches(client, run_id, params=fresh, metrics=metrics, tags=tags)
         if files:
             with tempfile.TemporaryDirectory() as folder:
                 for name, path in files.items():
@@ -235,13 +238,14 @@ def log_report(
                 client.log_artifacts(run_id, folder)
 
 
-def _log(
+def _log_batches(
     client: Any,
     run_id: str,
-    params: Mapping[str, Any],
+    *,
+    params: Mapping[str, Any] = MappingProxyType({}),
     metrics: Mapping[str, float],
-    tags: Mapping[str, str],
-    step: int,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    step: int = 0,
 ) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
@@ -256,9 +260,9 @@ def _log(
             client.log_batch(run_id, **{kind: part})
 
 
-@store_errors("read an artifact")
+@translate_errors("read an artifact")
 def read_artifact(run_id: str, name: str) -> bytes:
-    """The bytes of a run's artifact, such as `validation.json`."""
+    """Return the bytes of a run's artifact, such as `validation.json`."""
     import mlflow
 
     client = connect()

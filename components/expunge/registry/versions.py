@@ -15,7 +15,7 @@ from expunge.formats.files import digest_file
 from expunge.formats.fisher import FISHER
 from expunge.formats.model import CODES, MODEL, ONNX, WEIGHTS, ModelInfo, load_model_info
 from expunge.oracles import SUFFIX, check_no_oracle_model, holds_oracles, name_oracle_model
-from expunge.registry.store import check_name, connect, pages, store_errors
+from expunge.registry.store import check_name, connect, iterate_pages, translate_errors
 
 CHAMPION, PREVIOUS = "champion", "previous"
 REGISTERED = "models:/"  # how the address of a registered version begins
@@ -28,13 +28,13 @@ KEY_TAG, SEED_TAG = "expunge.oracle", "expunge.oracle.seed"
 ACCURACY_TAG = "expunge.test_accuracy"
 
 
-def files_of(kind: str) -> tuple[str, ...]:
-    """The files of a version; an oracle forgets nothing, so it needs no Fisher total."""
+def list_files(kind: str) -> tuple[str, ...]:
+    """Return the files of a version; an oracle forgets nothing, so it needs no Fisher total."""
     return tuple(file for file in FILES if kind != ORACLE or file != FISHER)
 
 
-def digest_tag(file: str) -> str:
-    """The tag that holds the SHA-256 of one of a version's files."""
+def name_digest_tag(file: str) -> str:
+    """Return the tag that holds the SHA-256 of one of a version's files."""
     return DIGEST_TAG + FILES[file]
 
 
@@ -62,7 +62,9 @@ class Version:
     @property
     def digests(self) -> dict[str, str]:
         """The SHA-256 of its files: info, weights, codes, onnx, and but for oracles fim_total."""
-        return {FILES[file]: self.tags.get(digest_tag(file), "") for file in files_of(self.kind)}
+        return {
+            FILES[file]: self.tags.get(name_digest_tag(file), "") for file in list_files(self.kind)
+        }
 
     @property
     def seed(self) -> int | None:
@@ -82,27 +84,27 @@ class Version:
 
 
 def parse_classes(text: str) -> tuple[int, ...]:
-    """The class indices of a tag such as "3,5"; an empty one has none."""
+    """Return the class indices of a tag such as "3,5"; an empty one has none."""
     return tuple(int(index) for index in text.split(",") if index)
 
 
-@store_errors("list the models")
+@translate_errors("list the models")
 def list_models() -> list[Version]:
-    """Every expunge version of every model but oracles: by name, the newest first."""
+    """Return every expunge version of every model but oracles: by name, the newest first."""
     client = connect()
-    registered = {entry.name: entry for entry in pages(client.search_registered_models)}
-    found = _expunge_versions(client, registered, "")
+    registered = {entry.name: entry for entry in iterate_pages(client.search_registered_models)}
+    found = _select_versions(client, registered, "")
     return [entry for entry in found if entry.kind != ORACLE]
 
 
-@store_errors("list the versions")
+@translate_errors("list the versions")
 def list_versions(name: str) -> list[Version]:
-    """Every expunge version of one model, the newest first; none for an unknown model."""
+    """Return every expunge version of one model, the newest first; none for an unknown model."""
     client = connect()
     check_name(name)
     query = f"name = '{name}'"
-    found = pages(client.search_registered_models, filter_string=query)
-    return _expunge_versions(client, {entry.name: entry for entry in found}, query)
+    found = iterate_pages(client.search_registered_models, filter_string=query)
+    return _select_versions(client, {entry.name: entry for entry in found}, query)
 
 
 def list_oracles(name: str, key: str) -> list[Version]:
@@ -115,16 +117,16 @@ def list_oracles(name: str, key: str) -> list[Version]:
     return [entry for _, entry in sorted(found.items())]
 
 
-def _expunge_versions(client: Any, registered: Mapping[str, Any], query: str) -> list[Version]:
+def _select_versions(client: Any, registered: Mapping[str, Any], query: str) -> list[Version]:
     found = [
-        _version(entry, registered[entry.name])
-        for entry in pages(client.search_model_versions, filter_string=query)
+        _build_version(entry, registered[entry.name])
+        for entry in iterate_pages(client.search_model_versions, filter_string=query)
         if KIND_TAG in entry.tags and entry.name in registered
     ]
     return sorted(found, key=lambda entry: (entry.name, -entry.version))
 
 
-def _version(entry: Any, registered: Any) -> Version:
+def _build_version(entry: Any, registered: Any) -> Version:
     number, tags = int(entry.version), dict(entry.tags)
     aliases = [alias for alias, target in registered.aliases.items() if int(target) == number]
     created = datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC)
@@ -144,7 +146,7 @@ def _version(entry: Any, registered: Any) -> Version:
 
 
 def resolve(name: str, version: int | None = None) -> Version:
-    """The version that is meant; the champion where none is given.
+    """Return the version that is meant; the champion where none is given.
 
     Raises:
         UserError: there is no such model or version, the model has no champion, or the version was
@@ -157,7 +159,7 @@ def resolve(name: str, version: int | None = None) -> Version:
     if version is not None and version_exists(name, version):
         raise UserError(
             f"version {version} of {name!r} was not registered by expunge (it has no {MODEL}); "
-            f"use one of {_numbers(found)}"
+            f"use one of {_list_numbers(found)}"
         )
     if not found and holds_oracles(name):
         raise UserError(
@@ -172,14 +174,14 @@ def resolve(name: str, version: int | None = None) -> Version:
     if version is None:
         check_no_oracle_model(name)
         raise UserError(
-            f"model {name!r} has no champion among its versions {_numbers(found)}; "
+            f"model {name!r} has no champion among its versions {_list_numbers(found)}; "
             "name one of them, or train it anew"
         )
-    raise UserError(f"model {name!r} has no version {version}; use one of {_numbers(found)}")
+    raise UserError(f"model {name!r} has no version {version}; use one of {_list_numbers(found)}")
 
 
 def resolve_uri(uri: str) -> Version:
-    """The version at `models:/NAME/VERSION` or `models:/NAME@champion`.
+    """Return the version at `models:/NAME/VERSION` or `models:/NAME@champion`.
 
     Raises:
         UserError: the address is another, or there is no such version.
@@ -194,25 +196,25 @@ def resolve_uri(uri: str) -> Version:
     return resolve(name, int(number) if number else None)
 
 
-def _numbers(found: list[Version]) -> str:
+def _list_numbers(found: list[Version]) -> str:
     return ", ".join(str(entry.version) for entry in reversed(found)) or "none yet"
 
 
-@store_errors("read a version")
+@translate_errors("read a version")
 def version_exists(name: str, version: int) -> bool:
-    """Whether MLflow knows such a version, whoever registered it."""
-    found = pages(connect().search_model_versions, filter_string=f"name = '{name}'")
+    """Return whether MLflow knows such a version, whoever registered it."""
+    found = iterate_pages(connect().search_model_versions, filter_string=f"name = '{name}'")
     return any(int(entry.version) == version for entry in found)
 
 
 def has_model(name: str) -> bool:
-    """Whether there is a version of ours under this name."""
+    """Return whether there is a version of ours under this name."""
     return bool(list_versions(name))
 
 
-@store_errors("read a version")
+@translate_errors("read a version")
 def read_model_info(version: Version) -> ModelInfo:
-    """The version's `model.json` alone, without its weights.
+    """Return the version's `model.json` alone, without its weights.
 
     Raises:
         UserError: the version holds none.
@@ -232,7 +234,7 @@ def read_model_info(version: Version) -> ModelInfo:
         return load_model_info(Path(folder))
 
 
-@store_errors("download a version")
+@translate_errors("download a version")
 def download(version: Version, folder: Path) -> None:
     """Copy the version's files into `folder`, each checked against the digest in its tag.
 
@@ -248,20 +250,21 @@ def download(version: Version, folder: Path) -> None:
         got = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=fresh))
         if not (got / MODEL).is_file():
             raise UserError(f"{version.uri} holds no {MODEL}; it is no version of expunge")
-        files = files_of(version.kind)
+        files = list_files(version.kind)
         for name in files:
-            expected = version.tags.get(digest_tag(name), "")
+            expected = version.tags.get(name_digest_tag(name), "")
             actual = digest_file(got / name) if (got / name).is_file() else "missing"
             if actual != expected:
                 raise OperationalError(
                     f"{name} of {version.uri} is not what was registered: its SHA-256 is {actual} "
                     f"and the version's tag says {expected or 'nothing'}; do not use this version"
                 )
+        # Only now, so that the folder never holds a part of what is not as it was registered.
         for name in files:
             shutil.move(got / name, folder / name)
 
 
-@store_errors("export a version's ONNX file")
+@translate_errors("export a version's ONNX file")
 def export_file(version: Version, folder: Path) -> Path:
     """Copy the version's ONNX file to `<folder>/<name>-<version>.onnx` and return that path."""
     import mlflow

@@ -13,7 +13,7 @@ from expunge.config import AUGMENTATIONS, PRECISIONS, SCHEDULES, GateConfig, Tra
 from expunge.core.rules import list_rule_choices
 from expunge.policy import Policy, load_policy
 from expunge_pipelines.kubeflow.settings import read_settings
-from expunge_pipelines.runners.docker import LOCAL, RUNNERS
+from expunge_pipelines.runners.base import LOCAL, RUNNERS
 
 Command = Callable[..., Any]
 
@@ -55,7 +55,7 @@ def runner_option(command: Command) -> Command:
     """`--runner`."""
     return click.option(
         "--runner",
-        type=click.Choice(RUNNERS),
+        type=click.Choice(list(RUNNERS)),
         default=LOCAL,
         envvar="EXPUNGE_RUNNER",
         show_default=True,

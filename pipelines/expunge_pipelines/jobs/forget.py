@@ -27,9 +27,10 @@ from expunge_pipelines.jobs.mlflow_run import (
     read_reports,
 )
 from expunge_pipelines.jobs.requests import as_row, file_missing_requests
-from expunge_pipelines.runners.docker import DOCKER, LOCAL
+from expunge_pipelines.runners.base import DOCKER, LOCAL
 from expunge_pipelines.runners.lease import LEASE_SECONDS, hold_lease, new_run_id
-from expunge_pipelines.runners.local import LocalRun, remove_leftovers, run_locally
+from expunge_pipelines.runners.leftovers import remove_leftovers
+from expunge_pipelines.runners.run_locally import LocalRun, run_locally
 
 Started = Callable[[str], None]
 # How often a run whose base lost the championship starts again. Each time somebody else succeeded.

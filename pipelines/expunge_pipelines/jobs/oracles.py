@@ -20,9 +20,9 @@ from expunge.oracles import (
 )
 from expunge.steps.claim_requests import image_side
 from expunge_pipelines.jobs.mlflow_run import open_mlflow_run
-from expunge_pipelines.runners.docker import LOCAL
+from expunge_pipelines.runners.base import LOCAL
 from expunge_pipelines.runners.lease import hold_lease, new_run_id
-from expunge_pipelines.runners.local import run_locally
+from expunge_pipelines.runners.run_locally import run_locally
 
 
 def make_oracles(

@@ -20,9 +20,9 @@ from expunge.oracles import check_no_oracle_model
 from expunge.steps.plan_training import check_model_name
 from expunge.training.trainjob import check_nodes
 from expunge_pipelines.jobs.mlflow_run import find_registered_version, open_mlflow_run, read_reports
-from expunge_pipelines.runners.docker import LOCAL
+from expunge_pipelines.runners.base import LOCAL
 from expunge_pipelines.runners.lease import hold_lease, new_run_id
-from expunge_pipelines.runners.local import run_locally
+from expunge_pipelines.runners.run_locally import run_locally
 
 Started = Callable[[str], None]
 

@@ -12,12 +12,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from expunge import environment
-from expunge import processes as holders
+from expunge import environment, processes
 from expunge.errors import OperationalError, UserError
 from expunge_pipelines.runners.environ import set_variables
 
-LOCAL, DOCKER = RUNNERS = ("local", "docker")  # each step a process, or a container
 LABEL = "expunge.holder"  # on a container: the process that waits for it (`expunge.processes`)
 # The variables that a step is to see.
 OURS = ("EXPUNGE_", "MLFLOW_", "AWS_", "CUDA_VISIBLE_DEVICES")
@@ -41,7 +39,7 @@ ROOTLESS = "0:0"  # who gave the command, in the containers of an engine that ru
 
 @contextmanager
 def open_container_runner(reads: Sequence[str]) -> Iterator[Any]:
-    """kfp's runner for a pipeline whose steps run in containers, and what it needs around it.
+    """Yield kfp's runner for a pipeline whose steps run in containers, and set up what it needs.
 
     `reads` has the data source and the files that the steps read; those that are paths here are
     mounted, read-only, at the same path. EXPUNGE_HOME, the checkpoints and the data sets are, for
@@ -59,28 +57,31 @@ def open_container_runner(reads: Sequence[str]) -> Iterator[Any]:
     from kfp import local
     from kfp.local import docker_task_handler as handler
 
-    mounts = _mounts(reads)
+    mounts = _list_mounts(reads)
     client, address = _connect()
     with closing(client):
         _find_image(client)
         _remove_leftovers(client)
         info = client.info()
-        user = _user(client, info)
+        user = _choose_user(client, info)
         _check_home(user)
         _hand_over(user, [environment.home(), environment.checkpoint_root()])
         options: dict[str, Any] = {
-            "environment": _variables(),
+            "environment": _collect_variables(),
             "user": user,
             "network_mode": "host",
             "shm_size": SHARED_MEMORY,
-            "labels": {LABEL: holders.name_this_process()},
+            "labels": {LABEL: processes.name_this_process()},
+            # A step reads, computes and writes its own files: no right of root helps it.
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
             "healthcheck": {"test": ["NONE"]},  # the exit code says it
         }
         if user == f"{os.getuid()}:{os.getgid()}":
+            # A user given by number has no other groups, and shared data may be readable by one.
             options["group_add"] = [str(group) for group in os.getgroups()]
         if "nvidia" in info.get("Runtimes", {}):
+            # Of the ways to give a container a GPU, the one that kfp's runner passes on.
             options["runtime"] = "nvidia"
             options["environment"]["NVIDIA_VISIBLE_DEVICES"] = "all"
 
@@ -88,8 +89,9 @@ def open_container_runner(reads: Sequence[str]) -> Iterator[Any]:
         mode = next(iter(volumes.values()))["mode"]  # with SELinux' mark where the host has it
         bound = {path: {"bind": path, "mode": mode.replace("rw", how)} for path, how in mounts}
         _hand_over(user, [environment.home() / "runs"])  # kfp has made folders there since
-        return _run(client, environment.image(), command, volumes=bound, **given)
+        return _run_container(client, environment.image(), command, volumes=bound, **given)
 
+    # kfp has no setting for it. The signature is kfp's, and a test with an engine holds it.
     before = handler.run_docker_container
     handler.run_docker_container = run
     try:
@@ -99,8 +101,11 @@ def open_container_runner(reads: Sequence[str]) -> Iterator[Any]:
         handler.run_docker_container = before
 
 
-def _run(client: Any, image: str, command: list[str], **options: Any) -> int:
-    """Run a container to its end, printing what it says; it is gone when this returns or raises."""
+def _run_container(client: Any, image: str, command: list[str], **options: Any) -> int:
+    """Run a container to its end, print what it says, and return its exit code.
+
+    The container is gone when this returns or raises.
+    """
     import docker
 
     # A step may be silent for long, and Podman answers nothing before it says its first word.
@@ -122,8 +127,8 @@ def _run(client: Any, image: str, command: list[str], **options: Any) -> int:
     return code
 
 
-def _addresses() -> list[str]:
-    """Where an engine may listen, in the order in which they are tried."""
+def _list_addresses() -> list[str]:
+    """Return where an engine may listen, in the order in which they are tried."""
     if given := os.environ.get("DOCKER_HOST"):
         return [given]
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
@@ -133,20 +138,22 @@ def _addresses() -> list[str]:
 
 
 def _connect() -> tuple[Any, str]:
+    """Return a client of the first engine that answers, and that engine's address."""
     import docker
 
-    for address in _addresses():
+    for address in _list_addresses():
         with suppress(docker.errors.DockerException, OSError):
             client = docker.from_env(environment={**os.environ, "DOCKER_HOST": address})
             client.ping()
             return client, address
     raise OperationalError(
-        f"no container engine answers at {' or '.join(_addresses())}; start Docker, or Podman with "
-        "`podman system service --time 0`, or name its address in DOCKER_HOST"
+        f"no container engine answers at {' or '.join(_list_addresses())}; start Docker, or Podman "
+        "with `podman system service --time 0`, or name its address in DOCKER_HOST"
     )
 
 
 def _find_image(client: Any) -> None:
+    """Pull the image of the steps, unless the engine has it."""
     import docker
 
     image = environment.image()
@@ -168,13 +175,13 @@ def _remove_leftovers(client: Any) -> None:
 
     left = client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
     for container in left:
-        if holders.has_ended(container.labels[LABEL]):
+        if processes.has_ended(container.labels[LABEL]):
             with suppress(docker.errors.NotFound):  # another run removes it as well
                 container.remove(force=True, v=True)
 
 
-def _user(client: Any, info: Mapping[str, Any]) -> str:
-    """`UID:GID` of the steps."""
+def _choose_user(client: Any, info: Mapping[str, Any]) -> str:
+    """Return the `UID:GID` of the steps."""
     # Podman's word for an engine without root, and Docker's.
     if info.get("Rootless") or "name=rootless" in (info.get("SecurityOptions") or ()):
         return ROOTLESS
@@ -190,15 +197,20 @@ def _user(client: Any, info: Mapping[str, Any]) -> str:
     return f"{uid}:{gid or 0}"
 
 
-def _hands_over(user: str) -> bool:
+def _must_hand_over(user: str) -> bool:
+    """Return whether the steps have another user than this process, and one with fewer rights."""
     return os.getuid() == 0 and user != ROOTLESS
 
 
 def _check_home(user: str) -> None:
-    """A home that is somebody's home, or a project, is not to be given away."""
+    """Refuse to give away a home that is somebody's home, or a project.
+
+    Raises:
+        UserError: EXPUNGE_HOME holds something that is not expunge's state.
+    """
     home = environment.home()
     others = sorted(path.name for path in home.iterdir() if not path.name.startswith(STATE))
-    if others and _hands_over(user):
+    if others and _must_hand_over(user):
         raise UserError(
             f"EXPUNGE_HOME is {home}, which holds {others[0]!r} as well; as root, --runner docker "
             "hands that folder to the image's user: expected one that holds expunge's state alone"
@@ -206,8 +218,8 @@ def _check_home(user: str) -> None:
 
 
 def _hand_over(user: str, folders: Sequence[Path]) -> None:
-    """Where this user is root and that of the containers is not, the folders become his."""
-    if not _hands_over(user):
+    """Make the folders the containers' user's, where this user is root and that one is not."""
+    if not _must_hand_over(user):
         return
     uid, gid = map(int, user.split(":"))
     for folder in folders:
@@ -218,7 +230,8 @@ def _hand_over(user: str, folders: Sequence[Path]) -> None:
                         os.lchown(path, uid, gid)
 
 
-def _variables() -> dict[str, str]:
+def _collect_variables() -> dict[str, str]:
+    """Return the variables of a step: by name, since a container's are easily read from outside."""
     given = {
         key: value
         for key, value in os.environ.items()
@@ -233,7 +246,10 @@ def _variables() -> dict[str, str]:
 
 
 def _check_stores() -> None:
-    """A step that finds no file makes one, and what it writes is gone with its container."""
+    """Refuse a store in a file that the containers do not see.
+
+    A step that finds no file makes one, and what it writes is gone with its container.
+    """
     for name in ("EXPUNGE_DATABASE_URL", "MLFLOW_TRACKING_URI"):
         given = os.environ.get(name, "")
         path = Path(given.removeprefix(SQLITE))
@@ -244,8 +260,8 @@ def _check_stores() -> None:
             )
 
 
-def _mounts(reads: Sequence[str]) -> list[tuple[str, str]]:
-    """(path, mode) of each folder or file, the same inside as here."""
+def _list_mounts(reads: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the (path, mode) of each folder or file, the same inside as here."""
     _check_stores()
     state = (environment.home(), environment.checkpoint_root(), environment.data_root())
     for folder in state:

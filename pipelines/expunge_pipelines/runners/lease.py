@@ -1,12 +1,11 @@
-"""A pipeline run on this machine: its id, its hold on the queue, and how it lets go."""
+"""Lease of a pipeline run on this machine: its id, its hold on the queue, and how it lets go."""
 
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from expunge import environment, ledger
-from expunge import processes as holders
+from expunge import environment, ledger, processes
 from expunge.errors import ExpungeError
 from expunge.steps.close_requests import CANCELLED, close_requests
 from expunge_pipelines.runners.environ import set_variables
@@ -16,23 +15,24 @@ RENEWALS = 5  # of a lease, so that a few may fail
 
 
 def new_run_id() -> str:
-    """An id for a pipeline run here."""
+    """Return an id for a pipeline run here."""
     return f"local-{uuid.uuid4().hex}"
 
 
 @contextmanager
 def hold_lease(name: str, run: str) -> Iterator[None]:
-    """Around pipeline run `run` of model `name`: its steps find its id, and this process, by
-    variables.
+    """Hold what pipeline run `run` of model `name` claims while the body runs.
 
-    While the body runs, the lease of the run's claim is renewed. The pipeline's exit handler
-    settles the claim; where the run did not come to that, it is settled here.
+    Its steps find its id, and this process, by variables. The lease of the run's claim is renewed.
+    The pipeline's exit handler settles the claim; where the run did not come to that, it is settled
+    here.
     """
     over = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(run, over), daemon=True)
-    marks = {environment.PIPELINE_RUN: run, environment.HOLDER: holders.name_this_process()}
+    # A thread and not the pipeline's loop: kfp gives no control back while a step works.
+    renewal = threading.Thread(target=_renew_until, args=(over, run), daemon=True)
+    marks = {environment.PIPELINE_RUN: run, environment.HOLDER: processes.name_this_process()}
     with set_variables(**marks):
-        renewing.start()
+        renewal.start()
         try:
             yield
         except BaseException as problem:
@@ -44,10 +44,10 @@ def hold_lease(name: str, run: str) -> Iterator[None]:
             raise
         finally:
             over.set()
-            renewing.join()
+            renewal.join()
 
 
-def _renew(run: str, over: threading.Event) -> None:
+def _renew_until(over: threading.Event, run: str) -> None:
     while not over.wait(LEASE_SECONDS / RENEWALS):
         with suppress(ExpungeError):  # a database that is down is for the steps to report
             ledger.extend_claim(run, LEASE_SECONDS)

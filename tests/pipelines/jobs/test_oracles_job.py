@@ -11,7 +11,7 @@ from expunge.formats.model import load_model_info
 from expunge.oracles import compute_recipe_key, derive_oracle_seeds
 from expunge_pipelines.oracles import build_oracles
 from expunge_pipelines.placement import no_resources
-from expunge_pipelines.runners.local import run_locally
+from expunge_pipelines.runners.run_locally import run_locally
 
 MODEL = f"{NAME}-oracles"
 

@@ -12,7 +12,7 @@ import pytest
 from command import document
 
 from expunge import environment
-from expunge.errors import UserError
+from expunge.errors import ERROR_FILE, UserError
 from expunge_pipelines.runners import docker as containers
 
 
@@ -29,14 +29,14 @@ def test_no_engine_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_where_an_engine_may_listen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    assert containers._addresses() == [
+    assert containers._list_addresses() == [
         "unix:///var/run/docker.sock",
         "unix:///run/user/7/docker.sock",
         "unix:///run/user/7/podman/podman.sock",
         "unix:///run/podman/podman.sock",
     ]
     monkeypatch.setenv("DOCKER_HOST", "tcp://elsewhere:2375")
-    assert containers._addresses() == ["tcp://elsewhere:2375"]
+    assert containers._list_addresses() == ["tcp://elsewhere:2375"]
 
 
 def test_state_is_mounted_for_writing_and_what_is_read_is_not(
@@ -51,7 +51,7 @@ def test_state_is_mounted_for_writing_and_what_is_read_is_not(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(profiles))
     monkeypatch.setenv("EXPUNGE_CHECKPOINTS", str(tmp_path / "checkpoints"))
     reads = [f"folder:{data}", str(weights), "", "digits", "models:/digits/1", "IMAGENET1K_V1"]
-    assert dict(containers._mounts([*reads, str(tmp_path / "missing")])) == {
+    assert dict(containers._list_mounts([*reads, str(tmp_path / "missing")])) == {
         str(environment.home()): "rw",
         str(tmp_path / "checkpoints"): "rw",
         str(environment.home() / "data"): "rw",
@@ -68,14 +68,16 @@ def test_only_variables_that_concern_a_step_go_in(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("EXPUNGE_TTY", "/dev/pts/1")
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "home" / "runs" / "1" / "error.json"))
     monkeypatch.setenv("EXPUNGE_HOME", os.path.relpath(tmp_path / "home"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AK")
     monkeypatch.setenv("GITHUB_TOKEN", "secret")
     monkeypatch.setenv("https_proxy", "http://proxy:3128")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    given = containers._variables()
+    given = containers._collect_variables()
     assert given["EXPUNGE_HOME"] == str(tmp_path / "home")
+    assert ERROR_FILE in given
     assert given.keys() >= {"MLFLOW_TRACKING_URI", "AWS_ACCESS_KEY_ID", "https_proxy", "TMPDIR"}
     assert given["HOME"] == given["TMPDIR"] == str(tmp_path)
     assert given["CUDA_VISIBLE_DEVICES"] == "1"
@@ -94,16 +96,18 @@ def test_the_user_in_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     monkeypatch.setattr(os, "getgid", lambda: 100)
     client = engine_with("10001:0")
-    assert containers._user(client, {"SecurityOptions": None}) == "1000:100"
+    assert containers._choose_user(client, {"SecurityOptions": None}) == "1000:100"
     seccomp = "name=seccomp,profile=default"
-    assert containers._user(client, {"SecurityOptions": [seccomp, "name=rootless"]}) == "0:0"
-    assert containers._user(client, {"SecurityOptions": [seccomp], "Rootless": True}) == "0:0"
+    assert containers._choose_user(client, {"SecurityOptions": [seccomp, "name=rootless"]}) == "0:0"
+    assert (
+        containers._choose_user(client, {"SecurityOptions": [seccomp], "Rootless": True}) == "0:0"
+    )
     monkeypatch.setattr(os, "getuid", lambda: 0)
-    assert containers._user(client, {}) == "10001:0"
-    assert containers._user(engine_with("7"), {}) == "7:0"
+    assert containers._choose_user(client, {}) == "10001:0"
+    assert containers._choose_user(engine_with("7"), {}) == "7:0"
     for given in (None, "", "0", "0:0", "somebody"):
         with pytest.raises(UserError, match=r"runs as '(0|0:0|somebody)'; since this user is root"):
-            containers._user(engine_with(given), {})
+            containers._choose_user(engine_with(given), {})
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root hands over")
@@ -125,11 +129,11 @@ def test_a_store_in_a_file_has_to_lie_where_a_container_sees_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, f"sqlite:///{environment.home()}/own.db")
-    assert containers._mounts([])
+    assert containers._list_mounts([])
     for path in (f"{tmp_path}/elsewhere.db", "relative.db"):
         monkeypatch.setenv(name, f"sqlite:///{path}")
         with pytest.raises(UserError, match=rf"{name} is .*{path}, a file that no container sees"):
-            containers._mounts([])
+            containers._list_mounts([])
 
 
 def test_root_gives_away_no_folder_that_holds_other_things(monkeypatch: pytest.MonkeyPatch) -> None:
