@@ -46,7 +46,7 @@ def on_cluster(settings: ClusterSettings = ClusterSettings()) -> Place:  # noqa:
 
     def place(task: PipelineTask) -> PipelineTask:
         name = task.component_spec.name
-        wanted = settings.tasks[name]
+        wanted = settings.resources[name]
         trainer = name == TRAINING and bool(settings.training.claim)
         task.set_caching_options(wanted.cached)
         _image(task, settings)
@@ -57,8 +57,8 @@ def on_cluster(settings: ClusterSettings = ClusterSettings()) -> Place:  # noqa:
         _nodes(task, wanted, settings)
         _credentials(task, wanted, settings)
         _attempts(task, wanted, settings.retries)
-        if name == TRAINING and settings.checkpoints_claim and not trainer:
-            kubernetes.mount_pvc(task, settings.checkpoints_claim, CHECKPOINT_FOLDER)
+        if name == TRAINING and settings.checkpoints.claim and not trainer:
+            kubernetes.mount_pvc(task, settings.checkpoints.claim, CHECKPOINT_FOLDER)
             task.set_env_variable(CHECKPOINTS, CHECKPOINT_FOLDER)
         if wanted.files and settings.data.claim:  # kfp 2.17 cannot mount it to be only read
             kubernetes.mount_pvc(task, settings.data.claim, settings.data.path)
@@ -188,7 +188,7 @@ def _credentials(task: PipelineTask, wanted: Resources, settings: ClusterSetting
 
 def _attempts(task: PipelineTask, wanted: Resources, retries: Retries) -> None:
     """Each attempt may use its whole time. kfp's own limit would end all of them in an hour."""
-    longest = retries.within or retries.longest(wanted)
+    longest = retries.within or retries.sum_attempts(wanted)
     task.set_retry(
         wanted.retries,
         backoff_duration=f"{retries.backoff}s",

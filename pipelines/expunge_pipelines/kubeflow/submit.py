@@ -191,7 +191,7 @@ def _started(
 
 def _check_spread(config: TrainConfig, settings: ClusterSettings) -> None:
     """Whether the cluster's settings go with how a training is to be spread."""
-    gpus = settings.tasks["train"].gpus if settings.gpu else 0
+    gpus = settings.resources["train"].gpus if settings.gpu else 0
     if not settings.training.claim and 0 < gpus < config.processes:
         raise UserError(
             f"--processes is {config.processes}, one GPU each, and the cluster's settings give the "
