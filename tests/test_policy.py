@@ -73,6 +73,8 @@ def test_a_wrong_option_is_not_the_files_fault(tmp_path: Path) -> None:
             "budget is set more than once, in line 1 too; leave one",
         ),
         ("treshold: 1", "treshold is unknown; expected approval, block, budget"),
+        ("block:", "block has no value; give it one, or leave the key out"),
+        ("grade: null", "grade has no value; give it one"),
         ("", "the file holds nothing; expected keys such as grade: forgotten"),
         ("[1, 2]", r"the file holds \['...', '...'\]; expected keys and values"),
         ("a: [", r"this is no YAML \("),

@@ -40,6 +40,9 @@ def load_policy(path: Path, **overrides: float | None) -> Policy:
     file = YamlFile("policy", path)
     if file.data is None:
         file.refuse((), "the file holds nothing; expected keys such as grade: forgotten")
+    for key, value in file.data.items():
+        if value is None:  # a gate that somebody began to set is not the usual one
+            file.refuse((key,), "has no value; give it one, or leave the key out")
     values = dict(vars(file.validate(_PolicyFile)))
     approval = values.pop("approval")
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
