@@ -15,13 +15,10 @@ import math
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from expunge.config import GateConfig
-from expunge.errors import UserError
-
-NUMBERS = ("forget_error", "budget", "worst_drop")
-KEYS = ("grade", *NUMBERS, "block", "approval")
+from expunge.config import BASE_CHECKS, GRADES, ORACLE_CHECKS, GateConfig
+from expunge.yaml_reader import Check, MisfitError, YamlFile, choose
 
 
 @dataclass(frozen=True)
@@ -33,67 +30,57 @@ class Policy:
 
 
 def load_policy(path: Path, **overrides: float | None) -> Policy:
-    """What the file sets, with those of `overrides` that are not None in its place.
+    """Return what the file sets, with those of `overrides` that are not None in its place.
 
     Raises:
         UserError: the file cannot be read, or it has an unknown key or check, one key twice, a
-            value of the wrong kind or one out of range, and the message names the file; or an
-            override is out of range.
+            value of the wrong kind or one out of range, and the message names the file and its
+            line; or an override is out of range.
     """
-    try:
-        raw = _read(path)
-        approval = raw.pop("approval", False)
-        gate = GateConfig(**raw)
-    except UserError as error:
-        raise UserError(f"policy {path}: {error}") from error
+    file = YamlFile("policy", path)
+    if file.data is None:
+        file.refuse((), "the file holds nothing; expected keys such as grade: forgotten")
+    for key, value in file.data.items():
+        if value is None:  # a gate that somebody began to set is not the usual one
+            file.refuse((key,), "has no value; give it one, or leave the key out")
+    values = dict(vars(file.validate(_PolicyFile)))
+    approval = values.pop("approval")
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
-    return Policy(dataclasses.replace(gate, **given), approval)
+    return Policy(dataclasses.replace(GateConfig(**values), **given), approval)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
+def _check_fraction(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return value
+    hint = ""
     try:
-        text = path.read_text(encoding="utf-8")
-        raw, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"it cannot be read as YAML ({error})") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"it holds {raw!r}; expected keys such as grade: forgotten")
-    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    repeated = [key for key in raw if keys.count(key) > 1]
-    if repeated:
-        raise UserError(f"{repeated[0]} is set more than once; leave one line of it")
-    for key, value in raw.items():
-        if key not in KEYS:
-            raise UserError(f"{key!r} is unknown; expected {', '.join(KEYS)}")
-        _check_kind(key, value)
-    block = raw.get("block")
-    return raw | ({} if block is None else {"block": tuple(block)})
-
-
-def _check_kind(key: str, value: Any) -> None:
-    if key == "block":
-        right, expected = _is_texts(value), "a list of checks"
-    elif key == "approval":
-        right, expected = isinstance(value, bool), "true or false"
-    elif key == "grade":
-        right, expected = isinstance(value, str), "suppressed or forgotten"
-    else:
-        right = isinstance(value, (int, float)) and not isinstance(value, bool)
-        expected = "a fraction from 0 to 1" + _spelled(value)
-    if not right:
-        raise UserError(f"{key} is {value!r}; expected {expected}")
-
-
-def _spelled(value: Any) -> str:
-    """How to write a number that YAML reads as a text, such as 1e-2 or "0.01"; else nothing."""
-    try:
+        # A number that YAML takes for a text, such as 1e-2 or "0.01".
         number = float(value) if isinstance(value, str) else math.nan
+        hint = f"; write {Decimal(repr(number)):f}" if math.isfinite(number) else ""
     except ValueError:
-        return ""
-    return f"; write {Decimal(repr(number)):f}" if math.isfinite(number) else ""
+        pass
+    raise ValueError(f"a fraction from 0 to 1{hint}")
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+def _check_switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("true or false")
+
+
+_Fraction = Annotated[float, Check(_check_fraction)]
+_CheckName = Annotated[str, choose(*BASE_CHECKS, *ORACLE_CHECKS)]
+
+
+@dataclass(frozen=True)
+class _PolicyFile:
+    grade: Annotated[str, choose(*GRADES)] = GateConfig.grade
+    forget_error: _Fraction = GateConfig.forget_error
+    budget: _Fraction = GateConfig.budget
+    worst_drop: _Fraction = GateConfig.worst_drop
+    block: tuple[_CheckName, ...] = GateConfig.block
+    approval: Annotated[bool, Check(_check_switch)] = Policy.approval
+
+    def __post_init__(self) -> None:
+        if not self.block:
+            raise MisfitError("is empty; name the checks whose failing is to reject", "block")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
 LOCK = {line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().split()}
 # What only compiles, submits and runs pipelines; the steps run without.
-ELSEWHERE = {"docker", "kfp", "kfp-kubernetes", "mlflow"}
+ELSEWHERE = {"docker", "kfp", "kfp-kubernetes", "mlflow", "pydantic"}
 INSTEAD = {"mlflow-skinny", "pandas", "scipy"}
 # Of PyTorch's own requirements: nothing calls torch.compile, or builds an extension.
 UNUSED = {"setuptools", "triton"}

@@ -21,11 +21,11 @@ def compile_pipeline(kind: str, file: Path, settings: ClusterSettings) -> dict[s
         OperationalError: the file cannot be written; what was there before is there still.
     """
     from expunge_pipelines.forget import build_forget
-    from expunge_pipelines.kubeflow.resources import on_cluster, pipeline_config
+    from expunge_pipelines.kubeflow.resources import build_pipeline_config, place_on_cluster
     from expunge_pipelines.oracles import build_oracles
     from expunge_pipelines.train import build_train
 
-    place, config = on_cluster(settings), pipeline_config(settings)
+    place, config = place_on_cluster(settings), build_pipeline_config(settings)
     builders = {
         "train": lambda: build_train(place, config),
         "oracles": lambda: build_oracles(place, config=config),

@@ -1,4 +1,4 @@
-"""The connection to Kubeflow Pipelines: quick to say that a server is down, and silent on stdout.
+"""Connection to Kubeflow Pipelines: quick to say that a server is down, and silent on stdout.
 
 Left to itself kfp waits without limit, asks five times for a server's health, takes a login page
 for an empty answer, keeps settings in the home folder, and prints links.
@@ -29,7 +29,7 @@ REMEDIES = {
 
 
 def connect() -> Any:
-    """A `kfp.Client` for the server that the environment names; it answered when this returns.
+    """Return a `kfp.Client` for the server that the environment names, which has answered once.
 
     EXPUNGE_KFP_HOST is its address, EXPUNGE_KFP_NAMESPACE the namespace where several users share
     it, EXPUNGE_KFP_TOKEN a bearer token, EXPUNGE_KFP_CA a file of certificates to trust.
@@ -38,10 +38,11 @@ def connect() -> Any:
         UserError: one of the four is missing or cannot be used.
         OperationalError: the server cannot be reached, or refuses.
     """
-    host, token, authorities = _host(), _token(), _authorities()
+    host, token, authorities = _read_host(), _read_token(), _read_authorities()
     namespace = user_namespace()
+    # Before kfp, which tries five times until it says that nothing listens there.
     _check_reachable(host)
-    with api_errors("be asked for its health"), warnings.catch_warnings():
+    with translate_errors("be asked for its health"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # that a server has to be of version 2
         from kfp import Client
 
@@ -61,7 +62,7 @@ def connect() -> Any:
 
 
 @contextmanager
-def api_errors(doing: str) -> Iterator[None]:
+def translate_errors(doing: str) -> Iterator[None]:
     """Turn what kfp, its transport and the network raise into one `OperationalError` of one line.
 
     What kfp prints in the meantime, links to all that it touches, is dropped.
@@ -73,26 +74,26 @@ def api_errors(doing: str) -> Iterator[None]:
         with redirect_stdout(io.StringIO()):
             yield
     except (ApiException, HTTPError, OSError) as error:  # an error of requests is an OSError
-        reason = " ".join(_reason(error).split())
+        reason = " ".join(_explain(error).split())
         raise OperationalError(
-            f"Kubeflow Pipelines at {_host()} could not {doing}: {reason}"
+            f"Kubeflow Pipelines at {_read_host()} could not {doing}: {reason}"
         ) from error
 
 
 def user_namespace() -> str:
-    """The namespace that the environment names; empty for a server that is one user's."""
+    """Return the namespace that the environment names; empty for a server of one user."""
     return os.environ.get("EXPUNGE_KFP_NAMESPACE", "").strip()
 
 
 def run_link(run: str) -> str:
-    """The page of a run in the UI of Kubeflow Pipelines, which is served beside its API."""
-    return f"{_host()}/#/runs/details/{run}"
+    """Return the page of a run in the UI of Kubeflow Pipelines, which is served beside its API."""
+    return f"{_read_host()}/#/runs/details/{run}"
 
 
 def is_passing(error: OperationalError) -> bool:
-    """Whether the same request may do later: no answer came, or one that blames the server.
+    """Return whether the same request may do later: no answer came, or one that blames the server.
 
-    It is also what a request may have been carried out after.
+    After such an error the request may have been carried out all the same.
     """
     cause = error.__cause__
     status = getattr(cause, "status", None)
@@ -100,11 +101,11 @@ def is_passing(error: OperationalError) -> bool:
 
 
 def is_missing(error: Any) -> bool:
-    """Whether an `ApiException` says that an object is not there, in the server's own words."""
-    return error.status == 404 and _json_object(error.body) is not None
+    """Return whether an `ApiException` says, in the server's words, that a thing is missing."""
+    return error.status == 404 and _parse_object(error.body) is not None
 
 
-def _host() -> str:
+def _read_host() -> str:
     text = os.environ.get("EXPUNGE_KFP_HOST", "").strip().rstrip("/")
     if not text:
         raise UserError(
@@ -129,7 +130,7 @@ def _host() -> str:
     return text
 
 
-def _token() -> str:
+def _read_token() -> str:
     token = os.environ.get("EXPUNGE_KFP_TOKEN", "").strip()
     if " " in token or not (token.isascii() and token.isprintable()):
         raise UserError(
@@ -139,8 +140,11 @@ def _token() -> str:
     return token
 
 
-def _authorities() -> str:
-    """A file of certificates, read once to see that it is one: kfp fails late and dimly."""
+def _read_authorities() -> str:
+    """Return the path of the file of certificates.
+
+    It is read here to see that it is one: kfp fails late, and does not name the file.
+    """
     path = os.environ.get("EXPUNGE_KFP_CA", "")
     if path:
         try:
@@ -154,7 +158,7 @@ def _authorities() -> str:
 
 
 def _check_reachable(host: str) -> None:
-    """A TCP handshake; kfp's transport knows no proxies, so none can stand between."""
+    """Try a TCP handshake. kfp's transport knows no proxies, so none can stand between."""
     parts = urlsplit(host)
     address = (parts.hostname or "", parts.port or PORTS[parts.scheme])
     try:
@@ -186,7 +190,7 @@ def _guard(transport: Any, host: str) -> None:
         except ApiException as error:  # whose body kfp decodes as it is, even where there is none
             error.body = (error.body or b"").decode("utf-8", "replace").encode()
             raise
-        if _json_object(answer.data) is None:
+        if _parse_object(answer.data) is None:
             raise OperationalError(
                 f"{host} answered, but not as Kubeflow Pipelines does; it may be a login page: "
                 "check EXPUNGE_KFP_TOKEN and EXPUNGE_KFP_HOST"
@@ -196,7 +200,7 @@ def _guard(transport: Any, host: str) -> None:
     transport.request = request
 
 
-def _json_object(text: str | bytes | None) -> dict[str, Any] | None:
+def _parse_object(text: str | bytes | None) -> dict[str, Any] | None:
     try:
         value = json.loads(text or "")
     except ValueError:
@@ -204,15 +208,15 @@ def _json_object(text: str | bytes | None) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _reason(error: Exception) -> str:
-    """What the server said, or what stood between."""
+def _explain(error: Exception) -> str:
+    """Return what the server said, or what stood between."""
     status = getattr(error, "status", None)
     if not status:
         text = str(getattr(error, "reason", None) or error)  # the cause, of urllib3's MaxRetryError
         untrusted = "CERTIFICATE_VERIFY_FAILED" in text
         return f"{text}; set EXPUNGE_KFP_CA to a file that holds its CA" if untrusted else text
     body = getattr(error, "body", None)
-    answer = _json_object(body)
+    answer = _parse_object(body)
     remedy = REMEDIES.get(status, "")
     if answer is not None:
         keys = ("message", "error_message", "error")  # the last two are those of uploads
@@ -220,7 +224,8 @@ def _reason(error: Exception) -> str:
     else:
         said = "" if str(body).lstrip().startswith("<") else str(body or "")
         remedy = "; check EXPUNGE_KFP_HOST" if status == 404 else remedy
-    if token := _token():
+    # A server may repeat the header that it refused.
+    if token := _read_token():
         said = said.replace(token, "***")
     line = said.strip().partition("\n")[0][:LONGEST]
     named = f"HTTP {status} {getattr(error, 'reason', '')}".strip()

@@ -21,7 +21,7 @@ PART = re.compile(rf"(\*|\?|(?P<low>{WORD})(-(?P<high>{WORD}))?)(/(?P<step>[0-9]
 
 
 def check_cron(text: str) -> str:
-    """The cron expression with single spaces, if Kubeflow Pipelines reads it as it is meant.
+    """Return the cron expression with single spaces, if Kubeflow Pipelines reads it as it is meant.
 
     It has six fields, seconds first. Kubeflow accepts five as well, and reads the minutes as
     seconds. Numbers, names, `*`, ranges, steps and lists are those of robfig/cron v1.
@@ -42,7 +42,7 @@ def check_cron(text: str) -> str:
             "minute, hour, day of month, month, day of week, such as '0 0 2 * * *' for each night "
             "at two"
         )
-    values = [_values(part, *field) for part, field in zip(parts, FIELDS, strict=True)]
+    values = [_parse(part, *field) for part, field in zip(parts, FIELDS, strict=True)]
     days, months = values[3], values[4]
     every_weekday = any(part[0] in "*?" for part in parts[5].split(","))
     if every_weekday and min(days) > max(LONGEST_MONTHS[month - 1] for month in months):
@@ -53,10 +53,10 @@ def check_cron(text: str) -> str:
     return " ".join(parts)
 
 
-def _values(text: str, field: str, lowest: int, highest: int, names: tuple[str, ...]) -> set[int]:
-    """The numbers that a field stands for."""
+def _parse(text: str, field: str, lowest: int, highest: int, names: tuple[str, ...]) -> set[int]:
+    """Return the numbers that a field stands for."""
 
-    def number(word: str) -> int:
+    def parse(word: str) -> int:
         return lowest + names.index(word) if word in names else int(word)
 
     found: set[int] = set()
@@ -68,24 +68,24 @@ def _values(text: str, field: str, lowest: int, highest: int, names: tuple[str, 
         if match is None or not known or ("?" in part and (not day or text != "?")):
             raise UserError(
                 f"the {field} {text!r} of the cron expression is not understood; expected "
-                f"{_expected(lowest, highest, names)}, a range such as "
+                f"{_describe(lowest, highest, names)}, a range such as "
                 f"{lowest}-{highest}, *{' or ?' if day else ''}, a step such as */2, or a list of "
                 "these with commas"
             )
-        start = number(words[0]) if words else lowest
+        start = parse(words[0]) if words else lowest
         # As the controller reads it, 5/10 is 5-highest/10.
-        end = highest if not words or (match["step"] and not match["high"]) else number(words[-1])
+        end = highest if not words or (match["step"] and not match["high"]) else parse(words[-1])
         step = int(match["step"] or 1)
         if not lowest <= start <= end <= highest or step == 0:
             raise UserError(
                 f"the {field} {text!r} of the cron expression is out of range; expected "
-                f"{_expected(lowest, highest, names)}, a range from low to high, and a step of 1 "
+                f"{_describe(lowest, highest, names)}, a range from low to high, and a step of 1 "
                 "or more"
             )
         found |= set(range(start, end + 1, step))
     return found
 
 
-def _expected(lowest: int, highest: int, names: tuple[str, ...]) -> str:
+def _describe(lowest: int, highest: int, names: tuple[str, ...]) -> str:
     named = f" or {names[0]} to {names[-1]}" if names else ""
     return f"{lowest} to {highest}{named}"

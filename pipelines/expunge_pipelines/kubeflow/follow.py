@@ -1,7 +1,7 @@
-"""Follow a run on Kubeflow Pipelines until it ends.
+"""Following of a run on Kubeflow Pipelines until it ends.
 
-kfp's own `wait_for_run_completion` waits for ever for a run that was cancelled, ends at the first
-question that goes unanswered, and tells nothing of the tasks.
+kfp's own `wait_for_run_completion` never ends for a run that was cancelled, ends at the first
+question without an answer, and tells nothing of the tasks.
 """
 
 import time
@@ -41,25 +41,26 @@ def follow(
     on_poll: Polled = lambda _: None,
     on_lost: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """What `read_run` gives of the run at its end; `on_poll` is given each state before.
+    """Return what `read_run` gives of the run at its end; `on_poll` gets each state before.
 
-    A question that goes unanswered is asked again, and `on_lost` told the reason.
+    A question without an answer is asked again, and `on_lost` gets the reason.
 
     Raises:
         UserError: there is no such run.
-        OperationalError: the run goes on still after `timeout` seconds, the server was away for too
+        OperationalError: the run still goes on after `timeout` seconds, the server was away for too
             long, or it refuses.
         Unfollowed: somebody interrupts.
     """
     try:
-        return _followed(client, run, timeout, on_poll, on_lost)
+        return _poll_until_end(client, run, timeout=timeout, on_poll=on_poll, on_lost=on_lost)
     except KeyboardInterrupt as stop:
-        raise Unfollowed(f"interrupted; {_goes_on(run)}", *stop.args) from stop
+        raise Unfollowed(f"interrupted; {_say_it_goes_on(run)}", *stop.args) from stop
 
 
-def _followed(
+def _poll_until_end(
     client: Any,
     run: str,
+    *,
     timeout: float | None,
     on_poll: Polled,
     on_lost: Callable[[str], None],
@@ -72,7 +73,7 @@ def _followed(
         except OperationalError as error:
             lost += 1
             if not is_passing(error) or lost > LOST:
-                raise OperationalError(f"{error}; {_goes_on(run)}") from error
+                raise OperationalError(f"{error}; {_say_it_goes_on(run)}") from error
             on_lost(str(error))
             wait = min(FIRST_SECONDS * 2**lost, LOST_SECONDS)
         else:
@@ -84,13 +85,13 @@ def _followed(
         if end is not None:
             if (left := end - time.monotonic()) <= 0:
                 raise OperationalError(
-                    f"run {run} has not ended after {timeout:g} s; {_goes_on(run)}"
+                    f"run {run} has not ended after {timeout:g} s; {_say_it_goes_on(run)}"
                 )
             wait = min(wait, left)
         time.sleep(wait)
 
 
-def _goes_on(run: str) -> str:
+def _say_it_goes_on(run: str) -> str:
     return (
         f"the run goes on by itself: {run_link(run)}, and `expunge submit status {run} --wait` "
         "follows it again"

@@ -1,4 +1,4 @@
-"""Give each task of a pipeline what the settings of a cluster say."""
+"""Resources of each task of a pipeline, as the settings of a cluster say."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -41,24 +41,24 @@ WAITING: dict[str, Any] = {
 }
 
 
-def on_cluster(settings: ClusterSettings = ClusterSettings()) -> Place:  # noqa: B008 (it is frozen)
-    """What gives a task all that the settings say of it, and returns it for chaining."""
+def place_on_cluster(settings: ClusterSettings = ClusterSettings()) -> Place:  # noqa: B008 (it is frozen)
+    """Return what gives a task all that the settings say of it, and returns it for chaining."""
 
     def place(task: PipelineTask) -> PipelineTask:
         name = task.component_spec.name
-        wanted = settings.tasks[name]
+        wanted = settings.resources[name]
         trainer = name == TRAINING and bool(settings.training.claim)
         task.set_caching_options(wanted.cached)
-        _image(task, settings)
+        _set_image(task, settings)
         if trainer:
-            _with_trainer(task, wanted, settings)
+            _describe_nodes(task, wanted, settings)
             wanted = dataclasses.replace(wanted, **WAITING)
-        _compute(task, wanted, settings)
-        _nodes(task, wanted, settings)
-        _credentials(task, wanted, settings)
-        _attempts(task, wanted, settings.retries)
-        if name == TRAINING and settings.checkpoints_claim and not trainer:
-            kubernetes.mount_pvc(task, settings.checkpoints_claim, CHECKPOINT_FOLDER)
+        _set_compute(task, wanted, settings)
+        _choose_nodes(task, wanted, settings)
+        _use_secrets(task, wanted, settings)
+        _set_retries(task, wanted, settings.retries)
+        if name == TRAINING and settings.checkpoints.claim and not trainer:
+            kubernetes.mount_pvc(task, settings.checkpoints.claim, CHECKPOINT_FOLDER)
             task.set_env_variable(CHECKPOINTS, CHECKPOINT_FOLDER)
         if wanted.files and settings.data.claim:  # kfp 2.17 cannot mount it to be only read
             kubernetes.mount_pvc(task, settings.data.claim, settings.data.path)
@@ -68,8 +68,8 @@ def on_cluster(settings: ClusterSettings = ClusterSettings()) -> Place:  # noqa:
     return place
 
 
-def pipeline_config(settings: ClusterSettings) -> PipelineConfig:
-    """What a cluster does with a run as a whole: how long it may take and is kept."""
+def build_pipeline_config(settings: ClusterSettings) -> PipelineConfig:
+    """Return what a cluster does with a run as a whole: how long it may take and is kept."""
     return PipelineConfig(
         ttl_seconds_after_finished=settings.ttl.finished,
         ttl_seconds_after_success=settings.ttl.success,
@@ -78,7 +78,7 @@ def pipeline_config(settings: ClusterSettings) -> PipelineConfig:
     )
 
 
-def _image(task: PipelineTask, settings: ClusterSettings) -> None:
+def _set_image(task: PipelineTask, settings: ClusterSettings) -> None:
     if settings.image:
         task.set_container_image(settings.image)
     if settings.image_pull_policy:
@@ -94,12 +94,13 @@ def _image(task: PipelineTask, settings: ClusterSettings) -> None:
         )
 
 
-def _compute(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
+def _set_compute(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
+    # No limit of CPUs: what is idle on a node may be used, and a limit would only slow a task down.
     task.set_cpu_request(wanted.cpu).set_memory_request(wanted.memory)
     task.set_memory_limit(wanted.memory)
     if wanted.gpus and settings.gpu:
         task.set_accelerator_type(settings.gpu.type).set_accelerator_limit(wanted.gpus)
-    if wanted.shared_memory:
+    if wanted.shared_memory:  # a container has 64M by itself, in which loaders of images die
         kubernetes.empty_dir_mount(
             task,
             volume_name="dshm",
@@ -109,10 +110,10 @@ def _compute(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -
         )
 
 
-def _nodes(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
-    for key, value in _labels(wanted, settings).items():
+def _choose_nodes(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
+    for key, value in _merge_labels(wanted, settings).items():
         kubernetes.add_node_selector(task, key, value)
-    for taint in _taints(wanted, settings):
+    for taint in _merge_taints(wanted, settings):
         kubernetes.add_toleration(
             task,
             key=taint.key or None,
@@ -123,19 +124,19 @@ def _nodes(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> 
         )
 
 
-def _labels(wanted: Resources, settings: ClusterSettings) -> Mapping[str, str]:
-    """The nodes for all tasks, for those with a GPU and for this one, the last going first."""
+def _merge_labels(wanted: Resources, settings: ClusterSettings) -> Mapping[str, str]:
+    """Return the labels of a task's nodes. Of one label, the last of these counts."""
     own = settings.gpu.node_selector if wanted.gpus and settings.gpu else {}
     return {**settings.node_selector, **own, **wanted.node_selector}
 
 
-def _taints(wanted: Resources, settings: ClusterSettings) -> tuple[Toleration, ...]:
+def _merge_taints(wanted: Resources, settings: ClusterSettings) -> tuple[Toleration, ...]:
     own = settings.gpu.tolerations if wanted.gpus and settings.gpu else ()
     return (*settings.tolerations, *own, *wanted.tolerations)
 
 
-def _with_trainer(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
-    """Tell the task what the nodes of its TrainJob are to have: what it would have had itself."""
+def _describe_nodes(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
+    """Tell the task what each node of its TrainJob gets: what it would have had itself."""
     cluster = trainjob.Cluster(
         image=task.container_spec.image,
         claim=settings.training.claim,
@@ -146,16 +147,16 @@ def _with_trainer(task: PipelineTask, wanted: Resources, settings: ClusterSettin
         runtime=settings.training.runtime,
         user=settings.run_as.user if settings.run_as else None,
         group=settings.run_as.group if settings.run_as else None,
-        node_selector=_labels(wanted, settings),
-        tolerations=[_toleration(taint) for taint in _taints(wanted, settings)],
+        node_selector=_merge_labels(wanted, settings),
+        tolerations=[_convert_toleration(taint) for taint in _merge_taints(wanted, settings)],
         pull_secrets=settings.image_pull_secrets,
     )
     kubernetes.mount_pvc(task, cluster.claim, cluster.mount)
     task.set_env_variable(trainjob.VARIABLE, cluster.variable())
 
 
-def _toleration(taint: Toleration) -> dict[str, Any]:
-    """As Kubernetes has it, without what is not set."""
+def _convert_toleration(taint: Toleration) -> dict[str, Any]:
+    """Return a toleration as Kubernetes has it, without what is not set."""
     named = {
         "key": taint.key,
         "operator": taint.operator,
@@ -168,7 +169,7 @@ def _toleration(taint: Toleration) -> dict[str, Any]:
     return found
 
 
-def _credentials(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
+def _use_secrets(task: PipelineTask, wanted: Resources, settings: ClusterSettings) -> None:
     secrets = settings.secrets
 
     def use(secret: str, keys: tuple[str, ...], optional: bool = False) -> None:
@@ -186,9 +187,9 @@ def _credentials(task: PipelineTask, wanted: Resources, settings: ClusterSetting
         kubernetes.use_field_path_as_env(task, PIPELINE_RUN, "metadata.labels['pipeline/runid']")
 
 
-def _attempts(task: PipelineTask, wanted: Resources, retries: Retries) -> None:
-    """Each attempt may use its whole time. kfp's own limit would end all of them in an hour."""
-    longest = retries.within or retries.longest(wanted)
+def _set_retries(task: PipelineTask, wanted: Resources, retries: Retries) -> None:
+    """Give each attempt its whole time: kfp's own limit would end all of them after an hour."""
+    longest = retries.within or retries.sum_attempts(wanted)
     task.set_retry(
         wanted.retries,
         backoff_duration=f"{retries.backoff}s",

@@ -1,4 +1,4 @@
-"""Runs of the pipelines on Kubeflow Pipelines: start one, and read how it stands.
+"""Runs of the pipelines on Kubeflow Pipelines: their start, and how they stand.
 
 The server's tasks are the nodes of an Argo workflow: a pipeline's task `train` is the node `train`
 and a node `train-driver` before it, and there are nodes for what only holds the others together.
@@ -13,8 +13,13 @@ from datetime import datetime
 from typing import Any
 
 from expunge.errors import OperationalError, UserError
-from expunge_pipelines.kubeflow.connection import api_errors, is_missing, is_passing, run_link
-from expunge_pipelines.kubeflow.uploads import PREFIX, experiment, named
+from expunge_pipelines.kubeflow.connection import (
+    is_missing,
+    is_passing,
+    run_link,
+    translate_errors,
+)
+from expunge_pipelines.kubeflow.uploads import PREFIX, ensure_experiment, filter_names
 
 SUCCEEDED, FAILED, CANCELED = "SUCCEEDED", "FAILED", "CANCELED"
 SKIPPED, PENDING, RUNNING = "SKIPPED", "PENDING", "RUNNING"
@@ -39,11 +44,12 @@ def start_run(
     client: Any,
     kind: str,
     name: str,
+    *,
     version: Any,
     parameters: Mapping[str, Any],
     service_account: str | None = None,
 ) -> dict[str, Any]:
-    """Start a run of a version of a pipeline for model `name`; returns what `read_run` does.
+    """Start a run of a pipeline's version for model `name`, and return what `read_run` does.
 
     Where the answer is lost, the server is asked for the run, by a name that no other has.
 
@@ -51,11 +57,11 @@ def start_run(
         OperationalError: the cluster cannot be reached or refuses.
     """
     label = f"{PREFIX}{kind}-{name}-{secrets.token_hex(4)}"
-    with api_errors("make the experiment"):
-        where = experiment(client, name)
+    with translate_errors("make the experiment"):
+        where = ensure_experiment(client, name)
     try:
-        with api_errors("start the run"):
-            run = client.run_pipeline(
+        with translate_errors("start the run"):
+            kfp_run = client.run_pipeline(
                 experiment_id=where,
                 job_name=label,
                 params=dict(parameters),
@@ -67,16 +73,18 @@ def start_run(
     except OperationalError as error:
         if not is_passing(error):
             raise
-        with api_errors(f"say whether it started run {label}, so look before you start another"):
-            found = client.list_runs(experiment_id=where, filter=named("EQUALS", label)).runs
+        with translate_errors(
+            f"say whether it started run {label}, so look before you start another"
+        ):
+            found = client.list_runs(experiment_id=where, filter=filter_names("EQUALS", label)).runs
         if not found:
             raise
-        run = found[0]
-    return _document(run)
+        kfp_run = found[0]
+    return _build_document(kfp_run)
 
 
 def check_id(run: str) -> str:
-    """The id of a run, from the id or the link that `expunge submit` printed.
+    """Return the id of a run, from the id or the link that `expunge submit` printed.
 
     Raises:
         UserError: it is neither.
@@ -90,7 +98,7 @@ def check_id(run: str) -> str:
 
 
 def read_run(client: Any, run: str) -> dict[str, Any]:
-    """How a run stands, and each of its tasks; `outcome` is None until it has ended.
+    """Return how a run stands, and each of its tasks; `outcome` is None until it has ended.
 
     Raises:
         UserError: there is no such run.
@@ -98,7 +106,7 @@ def read_run(client: Any, run: str) -> dict[str, Any]:
     """
     from kfp_server_api import ApiException
 
-    with api_errors(f"show run {run}"):
+    with translate_errors(f"show run {run}"):
         try:
             found = client.get_run(run)
         except ApiException as error:
@@ -108,19 +116,19 @@ def read_run(client: Any, run: str) -> dict[str, Any]:
                 f"there is no run {run!r} at {run_link(run).partition('/#')[0]}; expected an id "
                 "that `expunge submit` printed there"
             ) from error
-    return _document(found)
+    return _build_document(found)
 
 
-def _document(found: Any) -> dict[str, Any]:
-    tasks = _tasks((found.run_details.task_details if found.run_details else None) or [])
-    state, error = _known(found.state) or PENDING, _message([found])
-    begun, ended = _moment(found.created_at), _moment(found.finished_at)
+def _build_document(kfp_run: Any) -> dict[str, Any]:
+    tasks = _list_tasks((kfp_run.run_details.task_details if kfp_run.run_details else None) or [])
+    state, error = _read_state(kfp_run.state) or PENDING, _find_message([kfp_run])
+    begun, ended = _read_moment(kfp_run.created_at), _read_moment(kfp_run.finished_at)
     return {
-        "run": found.run_id,
-        "name": found.display_name,
+        "run": kfp_run.run_id,
+        "name": kfp_run.display_name,
         "state": state,
-        "outcome": _outcome(found, state, tasks),
-        "link": run_link(found.run_id),
+        "outcome": _judge_outcome(kfp_run, state, tasks),
+        "link": run_link(kfp_run.run_id),
         "created_at": begun.isoformat() if begun else None,
         "finished_at": ended.isoformat() if ended else None,
         "error": error,
@@ -128,12 +136,12 @@ def _document(found: Any) -> dict[str, Any]:
     }
 
 
-def _outcome(run: Any, state: str, tasks: Iterable[Mapping[str, Any]]) -> str | None:
+def _judge_outcome(kfp_run: Any, state: str, tasks: Iterable[Mapping[str, Any]]) -> str | None:
     states = {task["name"]: task["state"] for task in tasks}
     if state not in ENDED:
         return None
     if state != SUCCEEDED:  # Argo calls what was terminated failed
-        stopped = any(entry.state == CANCELING for entry in run.state_history or [])
+        stopped = any(entry.state == CANCELING for entry in kfp_run.state_history or [])
         return CANCELLED if stopped or state == CANCELED else BROKEN
     if states.get("promote") == SUCCEEDED:
         return PROMOTED
@@ -145,8 +153,8 @@ def _outcome(run: Any, state: str, tasks: Iterable[Mapping[str, Any]]) -> str | 
     return NOTHING_TO_DO if states.get("claim-requests") == SUCCEEDED else DONE
 
 
-def _tasks(details: Iterable[Any]) -> list[dict[str, Any]]:
-    """The pipeline's tasks, in the order in which they started."""
+def _list_tasks(details: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the pipeline's tasks, in the order in which they started."""
     nodes: dict[str, list[Any]] = {}
     for detail in details:
         name = detail.display_name or ""
@@ -157,18 +165,18 @@ def _tasks(details: Iterable[Any]) -> list[dict[str, Any]]:
                 continue
             task = name  # a condition that could not be evaluated
         nodes.setdefault(task, []).append(detail)
-    tasks = [_task(name, found) for name, found in nodes.items()]
+    tasks = [_describe_task(name, found) for name, found in nodes.items()]
     return sorted(tasks, key=lambda task: (task["started_at"] or "9", task["name"]))
 
 
-def _task(name: str, nodes: list[Any]) -> dict[str, Any]:
+def _describe_task(name: str, nodes: list[Any]) -> dict[str, Any]:
     drivers = [node for node in nodes if node.display_name.endswith(DRIVER)]
     own = [node for node in nodes if node not in drivers]
-    states = [_known(node.state) or SKIPPED for node in own]
+    states = [_read_state(node.state) or SKIPPED for node in own]
     if any(node.state == FAILED for node in drivers):
         states.append(FAILED)
-    starts = [moment for node in own or drivers if (moment := _moment(node.start_time))]
-    ends = [moment for node in own if (moment := _moment(node.end_time))]
+    starts = [moment for node in own or drivers if (moment := _read_moment(node.start_time))]
+    ends = [moment for node in own if (moment := _read_moment(node.end_time))]
     state = next((state for state in WORST if state in states), PENDING)
     over = starts and ends and state in ENDED
     return {
@@ -176,13 +184,13 @@ def _task(name: str, nodes: list[Any]) -> dict[str, Any]:
         "state": state,
         "started_at": min(starts).isoformat() if starts else None,
         "seconds": (max(ends) - min(starts)).total_seconds() if over else None,
-        "error": _message([*own, *drivers]),
+        "error": _find_message([*own, *drivers]),
         "pod": next((node.pod_name for node in own if node.pod_name), None),
     }
 
 
-def _message(entries: Iterable[Any]) -> str | None:
-    """The last error that the server has for one of these."""
+def _find_message(entries: Iterable[Any]) -> str | None:
+    """Return the last error that the server has for one of these."""
     for entry in entries:
         for part in (entry, *reversed(entry.state_history or [])):
             if part.error and part.error.message:
@@ -190,9 +198,9 @@ def _message(entries: Iterable[Any]) -> str | None:
     return None
 
 
-def _known(state: str | None) -> str | None:
+def _read_state(state: str | None) -> str | None:
     return None if state == "RUNTIME_STATE_UNSPECIFIED" else state
 
 
-def _moment(value: datetime | None) -> datetime | None:
+def _read_moment(value: datetime | None) -> datetime | None:
     return value if value and value.timestamp() > 0 else None

@@ -1,4 +1,4 @@
-"""What `expunge submit` does, without printing: check the request, start a run on the cluster."""
+"""Submission of a pipeline run to a cluster, without printing."""
 
 import os
 import posixpath
@@ -12,7 +12,7 @@ from expunge_pipelines.kubeflow.connection import connect
 from expunge_pipelines.kubeflow.follow import Polled, follow
 from expunge_pipelines.kubeflow.runs import check_id, read_run, start_run
 from expunge_pipelines.kubeflow.settings import ClusterSettings, DataSettings
-from expunge_pipelines.kubeflow.uploads import forget_parameters, uploaded_version
+from expunge_pipelines.kubeflow.uploads import ensure_version, forget_parameters
 
 # Where the team's ledger and registry are; a file on this machine is none of theirs.
 SHARED = {
@@ -53,12 +53,12 @@ def submit_train(
         **recipe,
         "source": source,
         "image_size": image_size,
-        "without": _indices(without),
+        "without": _parse_indices(without),
         "chance_factor": GateConfig(chance_factor=chance_factor).chance_factor,
     }
     client = connect()
-    version = uploaded_version(client, "train", parameters, settings)[0]
-    return _started(client, "train", name, version, parameters, settings)
+    version = ensure_version(client, "train", parameters, settings)[0]
+    return _start(client, "train", name, version=version, given=parameters, settings=settings)
 
 
 def submit_forget(
@@ -91,13 +91,15 @@ def submit_forget(
         raise UserError("--reason is given without --classes; name the classes that it is for")
     parameters = forget_parameters(rule, policy)
     client = connect()
-    version = uploaded_version(client, "forget", parameters, settings)[0]
+    version = ensure_version(client, "forget", parameters, settings)[0]
     asked = []
     if classes:  # when nothing but the run itself can go wrong any more
         asked = _filed(name, classes, policy, reason or "expunge submit forget", by)
         parameters["requests"] = asked
     try:
-        started = _started(client, "forget", name, version, parameters, settings)
+        started = _start(
+            client, "forget", name, version=version, given=parameters, settings=settings
+        )
     except OperationalError as error:
         if not asked:
             raise
@@ -109,7 +111,7 @@ def submit_forget(
 
 
 def run_status(run: str) -> dict[str, Any]:
-    """How a run stands now; `run` is its id or link.
+    """Return how a run stands now; `run` is its id or link.
 
     Raises:
         UserError: there is no such run.
@@ -125,7 +127,7 @@ def follow_run(
     on_poll: Polled,
     on_lost: Callable[[str], None],
 ) -> dict[str, Any]:
-    """How a run stands at its end (`expunge_pipelines.kubeflow.follow`).
+    """Return how a run stands at its end (`expunge_pipelines.kubeflow.follow`).
 
     Raises:
         UserError: there is no such run.
@@ -176,22 +178,29 @@ def check_paths(source: str, config: TrainConfig, mounted: DataSettings) -> None
             )
 
 
-def _started(
+def _start(
     client: Any,
     kind: str,
     name: str,
+    *,
     version: Any,
-    parameters: Mapping[str, Any],
+    given: Mapping[str, Any],
     settings: ClusterSettings,
 ) -> dict[str, Any]:
-    given = {"name": name, **parameters}
-    run = start_run(client, kind, name, version, given, settings.service_account or None)
-    return {"pipeline": kind, "model": name, "version": version.display_name, **run}
+    kfp_run = start_run(
+        client,
+        kind,
+        name,
+        version=version,
+        parameters={"name": name, **given},
+        service_account=settings.service_account or None,
+    )
+    return {"pipeline": kind, "model": name, "version": version.display_name, **kfp_run}
 
 
 def _check_spread(config: TrainConfig, settings: ClusterSettings) -> None:
-    """Whether the cluster's settings go with how a training is to be spread."""
-    gpus = settings.tasks["train"].gpus if settings.gpu else 0
+    """Check that the cluster's settings allow the processes and nodes of a training."""
+    gpus = settings.resources["train"].gpus if settings.gpu else 0
     if not settings.training.claim and 0 < gpus < config.processes:
         raise UserError(
             f"--processes is {config.processes}, one GPU each, and the cluster's settings give the "
@@ -204,7 +213,7 @@ def _check_spread(config: TrainConfig, settings: ClusterSettings) -> None:
         )
 
 
-def _indices(without: Sequence[str]) -> list[int]:
+def _parse_indices(without: Sequence[str]) -> list[int]:
     if not all(text.isdecimal() for text in without):
         raise UserError(
             f"--without is {','.join(without)}; a training on a cluster takes indices, since names "
@@ -225,7 +234,7 @@ def _check_shared() -> None:
 
 
 def _filed(name: str, classes: Sequence[str], policy: Policy, reason: str, by: str) -> list[str]:
-    """The ids of the requests that stand for exactly these classes; what is missing is filed."""
+    """Return the ids of the requests for exactly these classes; file what is missing."""
     from expunge import class_selection, registry, states
     from expunge.lifecycle import promotion
     from expunge_pipelines.jobs.requests import file_missing_requests

@@ -6,6 +6,15 @@ the world (a data source, the registry) or the step changes it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from expunge.yaml_reader import MisfitError, Section, choose
+from expunge_pipelines.kubeflow.settings_checks import (
+    LONGEST_SECONDS,
+    LabelKey,
+    LabelValue,
+    limit,
+)
 
 MINUTE, HOUR, DAY = 60, 3600, 24 * 3600
 
@@ -14,16 +23,30 @@ MINUTE, HOUR, DAY = 60, 3600, 24 * 3600
 class Toleration:
     """A taint of nodes that a task may run on all the same, in Kubernetes' terms."""
 
-    key: str = ""
-    operator: str = "Equal"
-    value: str = ""
-    effect: str = ""
-    toleration_seconds: int | None = None
+    key: LabelKey = ""
+    operator: Annotated[str, choose("Equal", "Exists")] = "Equal"
+    value: LabelValue = ""
+    effect: Annotated[str, choose("NoSchedule", "PreferNoSchedule", "NoExecute")] = ""
+    toleration_seconds: Annotated[int, limit(0, LONGEST_SECONDS)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.operator == "Exists" and self.value:
+            raise MisfitError("is set, and operator Exists takes none; leave it out", "value")
+        if self.operator == "Equal" and not self.key:
+            raise MisfitError("is missing; set it, or operator: Exists for every taint", "key")
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            raise MisfitError("counts only with effect: NoExecute; set both", "toleration_seconds")
+
+
+Tolerations = tuple[Section[Toleration], ...]
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Requests equal limits for memory, so that a task is never evicted for growing."""
+    """What a task asks for, and what it needs to know.
+
+    Requests equal limits for memory, so that a task is never evicted for growing.
+    """
 
     cpu: str
     memory: str
@@ -37,7 +60,7 @@ class Resources:
     retries: int = 2
     timeout_seconds: int = HOUR
     node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Toleration, ...] = ()
+    tolerations: Tolerations = ()
 
 
 RESOURCES: Mapping[str, Resources] = {

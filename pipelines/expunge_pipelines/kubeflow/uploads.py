@@ -14,7 +14,7 @@ from expunge.config import BASE_CHECKS
 from expunge.errors import UserError
 from expunge.policy import Policy
 from expunge_pipelines.kubeflow.compile import compile_pipeline
-from expunge_pipelines.kubeflow.connection import api_errors
+from expunge_pipelines.kubeflow.connection import translate_errors
 from expunge_pipelines.kubeflow.settings import ClusterSettings
 
 PREFIX = "expunge-"
@@ -22,12 +22,12 @@ CONFLICT = 409  # HTTP's status where the name is taken
 DIGEST_DIGITS = 12  # hexadecimal: 48 bits, enough to tell the versions of one pipeline apart
 
 
-def uploaded_version(
+def ensure_version(
     client: Any, kind: str, parameters: Mapping[str, Any], settings: ClusterSettings
 ) -> tuple[Any, dict[str, Any]]:
-    """The version of a pipeline as this code and `settings` make it, uploaded if it is not there.
+    """Return the version of a pipeline as this code and `settings` make it; upload it if missing.
 
-    Also its parameters with their defaults, but `name`, which is the model's.
+    Also return its parameters with their defaults, without `name`, which is the model's.
 
     Raises:
         UserError: the pipeline does not take one of `parameters`.
@@ -42,17 +42,17 @@ def uploaded_version(
                 f"the {kind} pipeline has no parameter {', '.join(unknown)}; expected some of "
                 f"{', '.join(sorted(defaults))}"
             )
-        with api_errors(f"take the {kind} pipeline"):
-            return _version(client, PREFIX + kind, file), defaults
+        with translate_errors(f"take the {kind} pipeline"):
+            return _upload_once(client, PREFIX + kind, file), defaults
 
 
-def experiment(client: Any, name: str) -> str:
-    """The id of the experiment that holds the runs of model `name`; it is made if need be."""
+def ensure_experiment(client: Any, name: str) -> str:
+    """Return the id of the experiment with the runs of model `name`; create it if missing."""
     return str(client.create_experiment(PREFIX + name).experiment_id)
 
 
-def version_name(client: Any, pipeline: str, version: str) -> str:
-    """The name of a version, or its id where somebody deleted it."""
+def read_version_name(client: Any, pipeline: str, version: str) -> str:
+    """Return the name of a version, or its id where somebody deleted it."""
     from kfp_server_api import ApiException
 
     try:
@@ -63,14 +63,14 @@ def version_name(client: Any, pipeline: str, version: str) -> str:
         return version
 
 
-def named(operation: str, name: str) -> str:
-    """A filter by name, as the server's lists take it."""
+def filter_names(operation: str, name: str) -> str:
+    """Return a filter by name, as the server's lists take it."""
     predicate = {"operation": operation, "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
 
 
 def forget_parameters(rule: str, policy: Policy) -> dict[str, Any]:
-    """What the policy and the rule are under the names of the forget pipeline's parameters."""
+    """Return policy and rule under the names of the forget pipeline's parameters."""
     gate = policy.gate
     block = [] if set(gate.block) == set(BASE_CHECKS) else list(gate.block)
     values = {field: getattr(gate, field) for field in ("budget", "forget_error", "worst_drop")}
@@ -78,33 +78,33 @@ def forget_parameters(rule: str, policy: Policy) -> dict[str, Any]:
     return values | {"approval": policy.approval}
 
 
-def _version(client: Any, name: str, file: Path) -> Any:
+def _upload_once(client: Any, name: str, file: Path) -> Any:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:DIGEST_DIGITS]
     namespace = client.get_user_namespace() or None
 
-    def pipeline() -> Any:
-        rows = client.list_pipelines(filter=named("EQUALS", name), namespace=namespace)
-        return _first(rows.pipelines, name)
+    def find_pipeline() -> Any:
+        rows = client.list_pipelines(filter=filter_names("EQUALS", name), namespace=namespace)
+        return _pick(rows.pipelines, name)
 
-    def new_pipeline() -> Any:
+    def make_pipeline() -> Any:
         # No upload: that would make a first version as well, with the name of the pipeline.
         return client.pipelines.pipeline_service_create_pipeline(
             pipeline=client.api_models.V2beta1Pipeline(display_name=name, namespace=namespace)
         )
 
-    id_ = _found_or_made(pipeline, new_pipeline).pipeline_id
+    id_ = _find_or_make(find_pipeline, make_pipeline).pipeline_id
 
-    def version() -> Any:
-        rows = client.list_pipeline_versions(id_, filter=named("EQUALS", digest))
-        return _first(rows.pipeline_versions, digest)
+    def find_version() -> Any:
+        rows = client.list_pipeline_versions(id_, filter=filter_names("EQUALS", digest))
+        return _pick(rows.pipeline_versions, digest)
 
-    return _found_or_made(
-        version, lambda: client.upload_pipeline_version(str(file), digest, pipeline_id=id_)
+    return _find_or_make(
+        find_version, lambda: client.upload_pipeline_version(str(file), digest, pipeline_id=id_)
     )
 
 
-def _found_or_made(find: Callable[[], Any], make: Callable[[], Any]) -> Any:
-    """What is there, or is made; somebody else may make the same in between."""
+def _find_or_make(find: Callable[[], Any], make: Callable[[], Any]) -> Any:
+    """Return what is there, or make it; somebody else may make the same in between."""
     from kfp_server_api import ApiException
 
     if (found := find()) is not None:
@@ -117,6 +117,6 @@ def _found_or_made(find: Callable[[], Any], make: Callable[[], Any]) -> Any:
         return found
 
 
-def _first(found: list[Any] | None, name: str) -> Any:
-    """The one of that very name: the server's database may compare without regard to case."""
+def _pick(found: list[Any] | None, name: str) -> Any:
+    """Return the one of that very name: the server's database may ignore case."""
     return next((row for row in found or [] if row.display_name == name), None)

@@ -38,7 +38,10 @@ TRAIN = ["train", "shapes", "--data", "digits", "--arch", "mlp"]
         (["forget", "shapes", "--classes", "1", "--budget", "2"], "budget is 2.0; expected"),
         (["forget", "shapes", "--classes", "1", "--rule", "magic"], "'magic' is not one of"),
         (["forget", "shapes", "--classes", "1", "--budget", "much"], "'much' is not a valid float"),
-        (["forget", "shapes", "--classes", "1", "--policy", "absent"], "policy absent: it cannot"),
+        (
+            ["forget", "shapes", "--classes", "1", "--policy", "absent"],
+            "policy absent cannot be read",
+        ),
         (["oracles", "absent", "--classes", "1"], "there is no model 'absent'"),
         (["oracles", "shapes"], "Missing option '--classes'"),
         (["oracles", "shapes", "--classes", "1", "--seeds", "0"], "0 is not in the range"),

@@ -13,7 +13,7 @@ from kfp_server import VARIABLES, KfpServer, served
 
 from expunge.errors import OperationalError, UserError
 from expunge_pipelines.kubeflow import connection as cluster
-from expunge_pipelines.kubeflow.connection import api_errors, connect
+from expunge_pipelines.kubeflow.connection import connect, translate_errors
 
 pytest_plugins = ["kfp_server"]
 
@@ -216,13 +216,13 @@ def test_what_kfp_prints_is_dropped(
     kfp_server: KfpServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = connect()
-    with api_errors("make an experiment"):
+    with translate_errors("make an experiment"):
         client.create_experiment("expunge-digits")
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_bug_stays_a_bug(kfp_server: KfpServer) -> None:
-    with pytest.raises(ZeroDivisionError), api_errors("divide"):
+    with pytest.raises(ZeroDivisionError), translate_errors("divide"):
         _ = 1 / 0
 
 

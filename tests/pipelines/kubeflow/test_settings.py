@@ -1,8 +1,10 @@
 """The settings of a cluster: what a file may hold, and that each mistake is named with its line."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ from command import command
 from expunge.errors import UserError
 from expunge.ops import IMAGE, STEPS
 from expunge_pipelines.kubeflow.settings import (
+    CheckpointSettings,
     ClusterSettings,
     DataSettings,
     Gpu,
@@ -29,6 +32,9 @@ KEYS = "checkpoints, data, deadline, gpu, image, image_pull_policy, "
 SIZE_ERROR = "a whole number and one of Ki, Mi, Gi, Ti, Pi, Ei, M, G, T, P, E, such as 8Gi"
 PATH_ERROR = "an absolute path of letters, digits, '-', '_' and '.', without a slash at its end"
 TIME_ERROR = "a whole number and one of s, m, h, d, such as 90s or 2h"
+LABEL_ERROR = (
+    "at most 63 letters, digits, '-', '_' and '.'; write a number, true or false in quotes"
+)
 CREDENTIAL = "this looks like a credential; put it into a Kubernetes secret, and name that"
 
 
@@ -69,18 +75,21 @@ def test_the_example_says_what_the_defaults_are(file: Path) -> None:
     row = re.compile(r"^  # ([a-z-]+: \{cpu)", re.MULTILINE)
     text, rows = row.subn(r"  \1", EXAMPLE.read_text())
     assert rows == len(RESOURCES)
-    assert read(file, text) == expected
+    settings = read(file, text)
+    assert set(settings.tasks) == set(RESOURCES)
+    assert settings.resources == expected.resources == RESOURCES
+    assert dataclasses.replace(settings, tasks={}) == expected
 
 
 def test_the_example_has_every_key() -> None:
     """Each is taken out of the file: what stands there is known, and nothing known is missing."""
     top = yaml.safe_load(EXAMPLE.read_text())
-    renamed = {"checkpoints_claim": "checkpoints"}
     fields = [field.name for field in dataclasses.fields(ClusterSettings)]
-    assert list(top) == [renamed.get(name, name) for name in fields]
-    for key, part in {"secrets": Secrets, "run_as": RunAs, "gpu": Gpu, "ttl": Ttl}.items():
-        assert list(top[key]) == [field.name for field in dataclasses.fields(part)]
-    assert set(top["retries"]) - {"count"} == {field.name for field in dataclasses.fields(Retries)}
+    assert list(top) == fields
+    for key, value in top.items():
+        if isinstance(value, dict) and key not in {"node_selector", "tasks"}:
+            part = getattr(ClusterSettings(), key)
+            assert list(value) == [field.name for field in dataclasses.fields(part)]
 
 
 def test_every_key_is_taken(file: Path) -> None:
@@ -118,7 +127,8 @@ def test_every_key_is_taken(file: Path) -> None:
           render-report: {{cpu: 500m}}
     """
     usual = {name: dataclasses.replace(row, retries=1) for name, row in RESOURCES.items()}
-    assert read(file, text) == ClusterSettings(
+    settings = read(file, text)
+    assert dataclasses.replace(settings, tasks={}) == ClusterSettings(
         image=f"registry.example.com:5000/a/b@sha256:{DIGEST}",
         image_pull_policy="Never",
         image_pull_secrets=("one", "two.example"),
@@ -135,31 +145,31 @@ def test_every_key_is_taken(file: Path) -> None:
         ),
         ttl=Ttl(finished=DAY, success=2 * HOUR, failure=180),
         deadline=4 * DAY,
-        retries=Retries(backoff=5, factor=1, within=8 * DAY),
-        checkpoints_claim="volume",
+        retries=Retries(count=1, backoff=5, factor=1, within=8 * DAY),
+        checkpoints=CheckpointSettings("volume"),
         data=DataSettings("images", "/mnt/data_2/images.old"),
-        tasks={
-            **usual,
-            "train": dataclasses.replace(
-                usual["train"],
-                cpu="1.5",
-                memory="10G",
-                gpus=8,
-                shared_memory="",
-                timeout_seconds=3 * HOUR,
-                retries=0,
-                node_selector={"pool": "big"},
-                tolerations=(Toleration("big"),),
-            ),
-            "render-report": dataclasses.replace(usual["render-report"], cpu="500m"),
-        },
     )
+    assert settings.resources == {
+        **usual,
+        "train": dataclasses.replace(
+            usual["train"],
+            cpu="1.5",
+            memory="10G",
+            gpus=8,
+            shared_memory="",
+            timeout_seconds=3 * HOUR,
+            retries=0,
+            node_selector={"pool": "big"},
+            tolerations=(Toleration("big"),),
+        ),
+        "render-report": dataclasses.replace(usual["render-report"], cpu="500m"),
+    }
 
 
 def test_a_cluster_without_gpus_and_one_that_chooses_the_users(file: Path) -> None:
     settings = read(file, "gpu: off\nrun_as: off\n")
     assert (settings.gpu, settings.run_as) == (None, None)
-    assert {task.gpus for task in settings.tasks.values()} == {0}
+    assert {task.gpus for task in settings.resources.values()} == {0}
 
 
 @pytest.mark.parametrize(
@@ -190,10 +200,13 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
         ("image: [a:1]", f"line 1: image is ['...']; expected {IMAGE_ERROR}"),
         (
             "\nimage: a@sha256:0123abcd",
-            "line 2: image is 'a@sha256:0123abcd'; expected a digest of sha256: and 64 hexadecimal "
-            "digits, not 8",
+            "line 2: image is 'a@sha256:0123abcd'; expected an image with its tag or digest, "
+            "NAME:TAG or NAME@sha256:DIGEST of 64 hexadecimal digits",
         ),
-        (f"image: a@sha512:{DIGEST}", "a digest that begins with sha256:"),
+        (
+            f"image: a@sha512:{DIGEST}",
+            f"line 1: image is 'a@sha512:{DIGEST}'; expected {IMAGE_ERROR}",
+        ),
         ("image_pull_policy: always", "is 'always'; expected one of Always, IfNotPresent, Never"),
         ("image_pull_secrets: one", "line 1: image_pull_secrets is 'one'; expected a list"),
         (
@@ -256,9 +269,9 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
         ),
         (
             "tasks: {train: {cpu: 0}}",
-            "tasks.train.cpu is 0; expected more than 0 CPUs, and at most",
+            "tasks.train.cpu is 0; expected a number of CPUs above 0, at most 1000000, such as 2",
         ),
-        ("tasks: {train: {cpu: true}}", "tasks.train.cpu is true; expected a number of CPUs, such"),
+        ("tasks: {train: {cpu: true}}", "tasks.train.cpu is true; expected a number of CPUs above"),
         ("tasks: {train: {gpus: 1.5}}", "tasks.train.gpus is 1.5; expected a whole number from 0"),
         (
             "tasks: {train: {gpus: true}}",
@@ -288,9 +301,9 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
         ("deadline: 1h30m", f"line 1: deadline is '1h30m'; expected {TIME_ERROR}"),
         (
             "ttl: {finished: 0s}",
-            "ttl.finished is '0s'; expected more than 0s, and at most 214748364",
+            f"ttl.finished is '0s'; expected {TIME_ERROR}, more than 0s and at most 2147483647s",
         ),
-        ("ttl: {success: 99999d}", "ttl.success is '99999d'; expected more than 0s, and at most"),
+        ("ttl: {success: 99999d}", f"ttl.success is '99999d'; expected {TIME_ERROR}, more than"),
         ("ttl: 3d", "line 1: ttl is '3d'; expected keys and values"),
         (
             "tasks: {render-report: {timeout: 20000d}}",
@@ -332,9 +345,12 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
         ("node_selector: {/b: c}", "a key of node_selector is '/b'; expected the key of a label"),
         (
             "node_selector:\n  a: b\n  gpu: true",
-            "line 3: node_selector.gpu is true; expected a text; write 'true', with the quotes",
+            f"line 3: node_selector.gpu is true; expected {LABEL_ERROR}",
         ),
-        ("node_selector: {a: 1}", "is 1; expected a text; write '1', with the quotes"),
+        (
+            "node_selector: {a: 1}",
+            f"is 1; expected {LABEL_ERROR}",
+        ),
         ("node_selector: {a: [b]}", "node_selector.a is ['...']; expected at most 63 letters"),
         (
             "node_selector: {a: b c}",
@@ -363,7 +379,10 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
         ),
         # keys
         ("images: a:1", f"line 1: images is unknown; expected {KEYS}"),
-        ("tasks:\n  trian: {cpu: 1}", "line 2: tasks.trian is unknown; expected claim-requests, "),
+        (
+            "tasks:\n  trian: {cpu: 1}",
+            "line 2: a key of tasks is 'trian'; expected one of prepare-data, ",
+        ),
         ("tasks: {train: {cpus: 1}}", "tasks.train.cpus is unknown; expected cpu, gpus, memory, "),
         ("training: {a: 1}", "line 1: training.a is unknown; expected "),
         ("<<: {image: a:1}", "line 1: << is unknown; expected checkpoints"),
@@ -385,18 +404,54 @@ def test_an_image_that_is_pinned_is_taken(file: Path, image: str) -> None:
         ("image: a:1\n---\nimage: a:2", "line 2: this is no YAML (but found another document)"),
         ("image: *a", "line 1: this is no YAML (found undefined alias 'a')"),
         ("image: a:1\n\nttl: \x00", "line 3: a character that YAML does not take, number 0"),
-        ("[1, 2]", "line 1: expected keys and values, such as image: NAME:TAG"),
-        ("image", "line 1: expected keys and values, such as image: NAME:TAG"),
+        (
+            "[1, 2]",
+            "line 1: the file holds ['...', '...']; expected keys and values",
+        ),
+        (
+            "image",
+            "line 1: the file holds 'image'; expected keys and values",
+        ),
         ("[" * 5000, "line 1: its values are nested too deep"),
         ("? [a]\n: b", "line 1: the key ['...'] is no text; write it in quotes"),
         (
             "&a tasks: {train: &b {cpu: 0, node_selector: *b}}",
-            "tasks.train.cpu is 0; expected more",
+            "tasks.train.cpu is 0; expected a number of CPUs above 0",
         ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_its_place(file: Path, text: str, message: str) -> None:
     assert message in refused(file, text)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("secrets", "run_as", "gpu", "ttl", "retries", "checkpoints", "data", "training"),
+        *("tasks.train", "tolerations.0", "gpu.tolerations.0", "tasks.perturb.tolerations.0"),
+    ],
+)
+def test_an_unknown_key_is_refused_in_every_section(file: Path, place: str) -> None:
+    value: Any = {"surprise": 1}
+    for part in reversed(place.split(".")):
+        value = [value] if part == "0" else {part: value}
+    name = place.replace(".0", "[0]")
+    assert f"line 1: {name}.surprise is unknown; expected " in refused(file, json.dumps(value))
+
+
+def test_a_label_without_a_value_is_a_mistake(file: Path) -> None:
+    message = "line 2: node_selector.zone is None; expected at most 63 letters"
+    assert message in refused(file, "node_selector:\n  zone:")
+
+
+def test_a_secret_in_the_place_of_a_section_is_not_shown(file: Path) -> None:
+    assert "secrets is something else; expected keys and values" in refused(file, "secrets: hush")
+
+
+def test_aliases_of_aliases_take_no_time(file: Path) -> None:
+    rows = ["a0: &a0 [x]"]
+    rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
+    assert "a0 is unknown" in refused(file, "\n".join(rows))
 
 
 @pytest.mark.parametrize(
@@ -432,7 +487,7 @@ def test_names_of_secrets_may_speak_of_what_they_hold(file: Path) -> None:
 
 def test_an_alias_is_what_it_stands_for(file: Path) -> None:
     text = "tasks:\n  train: &much {cpu: 9}\n  perturb: *much\n"
-    tasks = read(file, text).tasks
+    tasks = read(file, text).resources
     assert (tasks["train"].cpu, tasks["perturb"].cpu, tasks["render-report"].cpu) == ("9", "9", "1")
 
 
@@ -456,9 +511,9 @@ def test_a_byte_order_mark_is_no_mistake(file: Path) -> None:
 
 
 def test_all_attempts_of_a_task_fit_into_its_time() -> None:
-    assert Retries(backoff=10, factor=3).longest(Resources("1", "1Gi", retries=0)) == HOUR
+    assert Retries(backoff=10, factor=3).sum_attempts(Resources("1", "1Gi", retries=0)) == HOUR
     task = Resources("1", "1Gi", retries=3, timeout_seconds=100)
-    assert Retries(backoff=10, factor=3).longest(task) == 4 * 100 + 10 + 30 + 90
+    assert Retries(backoff=10, factor=3).sum_attempts(task) == 4 * 100 + 10 + 30 + 90
 
 
 def test_the_command_takes_the_file_from_the_option_and_the_environment(

@@ -13,7 +13,12 @@ from expunge.errors import UserError
 from expunge.ops import IMAGE
 from expunge.training.trainjob import MOUNT, VARIABLE, Cluster, train_job
 from expunge_pipelines.kubeflow.compile import compile_pipeline
-from expunge_pipelines.kubeflow.settings import ClusterSettings, TrainingSettings, read_settings
+from expunge_pipelines.kubeflow.settings import (
+    CheckpointSettings,
+    ClusterSettings,
+    TrainingSettings,
+    read_settings,
+)
 
 Json = dict[str, Any]
 SETTINGS = """
@@ -94,7 +99,10 @@ def test_without_a_volume_the_task_trains(tmp_path: Path) -> None:
 
 def test_checkpoints_lie_on_the_volume_that_trains(tmp_path: Path) -> None:
     both = ClusterSettings(
-        checkpoints_claim="checkpoints", training=TrainingSettings("shared"), gpu=None, run_as=None
+        checkpoints=CheckpointSettings("checkpoints"),
+        training=TrainingSettings("shared"),
+        gpu=None,
+        run_as=None,
     )
     container, kubernetes = compiled(tmp_path, "train", both)["train"]
     cluster = Cluster(**json.loads(container["env"][0]["value"]))
