@@ -36,7 +36,7 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "volume"
     folder.mkdir()
     settings = trainjob.Cluster("site/expunge:1", "shared", "4", "16Gi", gpu="", mount=str(folder))
-    monkeypatch.setenv(trainjob.VARIABLE, settings.variable())
+    monkeypatch.setenv(trainjob.VARIABLE, settings.to_variable())
     monkeypatch.setattr(multinode, "POLL", 0.05)
     monkeypatch.setattr(multinode, "SETTLING", 0.2)
     monkeypatch.setattr(multinode, "API_PATIENCE", 5.0)
@@ -168,7 +168,7 @@ def test_the_step_hands_on_what_the_first_process_says(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     epochs = [{"epoch": epoch, "metrics": {"train_loss": 1.0}} for epoch in (1, 2)]
-    log = {"logger": "expunge.steps.train", "level": logging.INFO, "message": "going on"}
+    log = {"logger": "expunge.training.loop", "level": logging.INFO, "message": "going on"}
     cluster.on_get = lambda: finish(volume, *epochs, log, *epochs)
     told: list[int] = []
     with caplog.at_level(logging.INFO):

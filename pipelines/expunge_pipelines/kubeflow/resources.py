@@ -151,7 +151,7 @@ def _with_trainer(task: PipelineTask, wanted: Resources, settings: ClusterSettin
         pull_secrets=settings.image_pull_secrets,
     )
     kubernetes.mount_pvc(task, cluster.claim, cluster.mount)
-    task.set_env_variable(trainjob.VARIABLE, cluster.variable())
+    task.set_env_variable(trainjob.VARIABLE, cluster.to_variable())
 
 
 def _toleration(taint: Toleration) -> dict[str, Any]:
