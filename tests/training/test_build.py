@@ -12,13 +12,14 @@ from tiny_data import write_tiny
 from torch import nn
 
 from expunge.config import TrainConfig
-from expunge.formats.files import load_dataset_info
+from expunge.formats.files import DatasetInfo, SplitInfo, load_dataset_info
 from expunge.models import build_model
 from expunge.training.build import (
     _build_recipe,
     _share_statistics,
     is_small,
 )
+from expunge.training.checkpoints import compute_checkpoint_key
 
 
 def processes(count: int, device: str) -> Any:
@@ -52,6 +53,19 @@ def test_one_thread_is_for_small_networks_of_matrices() -> None:
     assert is_small(mlp, 128)
     assert not is_small(mlp, 1024)
     assert not is_small(build_model("resnet20", (1, 8, 8), 4), 1)
+
+
+def test_a_training_that_was_cut_short_is_found_again() -> None:
+    """A key is a name on disk: another one, and every checkpoint of today is lost."""
+    splits = {"train": SplitInfo(6, "11", (2, 2, 2)), "test": SplitInfo(3, "22", (1, 1, 1))}
+    classes = ("a", "b", "c")
+    info = DatasetInfo("digits", classes, (1, 8, 8), (0.5,), (0.25,), "arrays", splits)
+    keys = []
+    for nodes in (1, 2):
+        config = TrainConfig("mlp", epochs=3, t_mix=1, without=(2, 1), nodes=nodes)
+        recipe = _build_recipe(config, info, {}, "fp32", torch.device("cpu"))
+        keys.append(compute_checkpoint_key(recipe))
+    assert keys == ["77da2ec400fb4674bb6cf9e34caed3e3", "6c2e70682fcc02a90ab06991d0bafbf3"]
 
 
 def test_one_node_leaves_no_trace_in_a_recipe(tmp_path: Path) -> None:

@@ -83,7 +83,17 @@ def test_batch_statistics_are_each_process_own_on_a_cpu(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes fp16")
-def test_an_error_inside_comes_out_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("several", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_error_inside_comes_out_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
+    """Of two processes under torchrun, and of one in torchrun's place, which imports torch once."""
+    if not several:
+        script = tmp_path / "python"
+        process = f'{sys.executable} -m expunge.training.process "$folder"'
+        script.write_text(f"#!/bin/sh\nfor folder; do :; done\nRANK=0 exec {process}\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(script))
     config = dataclasses.replace(CONFIG, processes=2, precision="fp16")
     with pytest.raises(UserError, match=r"^precision is 'fp16' and the device is a cpu"):
         train(config, write_tiny(tmp_path / "data"), tmp_path / "m", checkpoints=tmp_path / "c")
