@@ -82,28 +82,35 @@ def test_batch_statistics_are_each_process_own_on_a_cpu(
     assert apart > 1000 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes fp16")
-@pytest.mark.parametrize("several", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_an_error_inside_comes_out_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: bool
-) -> None:
-    """Of two processes under torchrun, and of one in torchrun's place, which imports torch once."""
-    if not several:
-        script = tmp_path / "python"
-        process = f'{sys.executable} -m expunge.training.process "$folder"'
-        script.write_text(f"#!/bin/sh\nfor folder; do :; done\nRANK=0 exec {process}\n")
-        script.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(script))
+def test_an_error_inside_comes_out_as_it_is(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, processes=2, precision="fp16")
     with pytest.raises(UserError, match=r"^precision is 'fp16' and the device is a cpu"):
         train(config, write_tiny(tmp_path / "data"), tmp_path / "m", checkpoints=tmp_path / "c")
 
 
+def replace_torchrun(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have a script in its place, in which $folder is the one of the exchange."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\nfor folder; do :; done\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+def test_an_error_that_a_process_wrote_comes_out_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`test_process` has how a process writes it, and a slow test both of them under torchrun."""
+    error = '{"kind": "UserError", "message": "training diverged"}'
+    replace_torchrun(tmp_path, monkeypatch, f"echo '{error}' > $folder/error.json; exit 1")
+    config = dataclasses.replace(CONFIG, processes=2)
+    with pytest.raises(UserError, match=r"^training diverged$"):
+        train(config, write_tiny(tmp_path / "data"), tmp_path / "m", checkpoints=tmp_path / "c")
+
+
 def test_an_end_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho out of luck\nexit 3\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
+    replace_torchrun(tmp_path, monkeypatch, "echo out of luck; exit 3")
     config = dataclasses.replace(CONFIG, processes=2)
     with pytest.raises(OperationalError, match=r"(?s)ended with status 3; their last.*out of luck"):
         train(config, write_tiny(tmp_path / "data"), tmp_path / "m", checkpoints=tmp_path / "c")
