@@ -69,9 +69,8 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arguments:
     data = write_tiny(tmp_path / "data")
     config = TrainConfig("mlp", epochs=2, batch_size=16, workers=0, precision="fp32")
     spec = TrainingSpec(config, data, tmp_path / "model", tmp_path / "checkpoints")
-    return Arguments(
-        spec
-    )  # with a launcher a thread would look after it for as long as pytest runs
+    # Without a launcher: a thread would look after it for as long as pytest runs.
+    return Arguments(spec)
 
 
 def test_a_process_trains_and_reports(tmp_path: Path, arguments: Arguments) -> None:
