@@ -53,3 +53,8 @@ def deterministic() -> Iterator[None]:
         memory.fill_uninitialized_memory = filling
         if workspace is None:
             os.environ.pop(CUBLAS, None)
+
+
+def count_gpus() -> int:
+    """Return how many GPUs this process may use; 0 where it trains on the CPU."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -35,8 +35,8 @@ class Refused(Exception):  # noqa: N818 (no error of the server's)
     """An answer that is no 200: its status and message."""
 
 
-def condition(kind: str, reason: str, message: str = "", status: str = "True") -> Json:
-    """A condition as the API shows it."""
+def make_condition(kind: str, reason: str, message: str = "", status: str = "True") -> Json:
+    """Return a condition as the API shows it."""
     moment = "2026-01-01T00:00:00Z"
     return {"type": kind, "status": status, "reason": reason, "message": message,
             "lastTransitionTime": moment}  # fmt: skip
@@ -65,7 +65,7 @@ class Cluster:
         self._threads: list[threading.Thread] = []
 
     def answer(self, method: str, url: str, headers: Any, body: bytes) -> Json:
-        """What the API says to one request."""
+        """Return what the API says to one request."""
         path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
         self.requests.append(f"{method} {path}")
         for row in self.failures:
@@ -151,14 +151,14 @@ class Cluster:
                 "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **self.variables,
             }  # fmt: skip
             self.nodes.append(node := [_start(command, variables)])
-            thread = threading.Thread(target=self._keep, args=(node, command, variables, done))
+            thread = threading.Thread(target=self._run_node, args=(node, command, variables, done))
             threads.append(thread)
         self._threads += threads
         for thread in threads:
             thread.start()
         threading.Thread(target=_settle, args=(job, threads, done)).start()
 
-    def _keep(
+    def _run_node(
         self, node: list[Any], command: list[str], variables: dict[str, str], done: list[int]
     ) -> None:
         for _ in range(self.restarts):
@@ -187,13 +187,15 @@ def _settle(job: Json, threads: list[threading.Thread], done: list[int]) -> None
     for thread in threads:
         thread.join()
     if any(done):
-        said = condition("Failed", "JobsFailed", "jobset failed due to one or more job failures")
+        said = make_condition(
+            "Failed", "JobsFailed", "jobset failed due to one or more job failures"
+        )
     else:
-        said = condition("Complete", "JobsCompleted", "jobset completed successfully")
+        said = make_condition("Complete", "JobsCompleted", "jobset completed successfully")
     job["status"] = {"conditions": [said]}
 
 
-def _handler(state: Cluster) -> type[BaseHTTPRequestHandler]:
+def _make_handler(state: Cluster) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -224,13 +226,13 @@ def _handler(state: Cluster) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A server that KUBECONFIG names."""
+    """Run a server that KUBECONFIG names."""
     state = Cluster()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _make_handler(state))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     state.address = f"http://127.0.0.1:{server.server_port}"
     path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(kubeconfig(state.address)))
+    path.write_text(yaml.safe_dump(make_kubeconfig(state.address)))
     monkeypatch.setenv("KUBECONFIG", str(path))
     yield state
     for node in state.nodes:
@@ -240,8 +242,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     assert not state.broken
 
 
-def kubeconfig(address: str) -> Json:
-    """A file as kubectl has it."""
+def make_kubeconfig(address: str) -> Json:
+    """Return a file as kubectl has it."""
     return {
         "apiVersion": "v1",
         "kind": "Config",

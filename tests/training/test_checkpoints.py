@@ -10,9 +10,9 @@ import torch
 from expunge.errors import OperationalError
 from expunge.training.checkpoints import (
     Checkpoint,
-    checkpoint_key,
+    compute_checkpoint_key,
     load_latest,
-    locked,
+    lock_folder,
     remove_checkpoints,
     save_checkpoint,
 )
@@ -80,20 +80,20 @@ def test_a_half_written_checkpoint_is_not_read(tmp_path: Path) -> None:
 
 
 def test_the_key_follows_the_recipe() -> None:
-    key = checkpoint_key({"seed": 0, "arch": "mlp"})
-    assert key == checkpoint_key({"arch": "mlp", "seed": 0})
-    assert key != checkpoint_key({"arch": "mlp", "seed": 1})
+    key = compute_checkpoint_key({"seed": 0, "arch": "mlp"})
+    assert key == compute_checkpoint_key({"arch": "mlp", "seed": 0})
+    assert key != compute_checkpoint_key({"arch": "mlp", "seed": 1})
 
 
 def test_a_second_holder_is_refused_with_the_process_id(tmp_path: Path) -> None:
     folder = tmp_path / "key"
     message = f"the same training runs already, as process {os.getpid()}; wait for it or stop it"
-    with locked(folder):
-        with pytest.raises(OperationalError, match=message), locked(folder):
+    with lock_folder(folder):
+        with pytest.raises(OperationalError, match=message), lock_folder(folder):
             pass
         remove_checkpoints(folder)
         assert not folder.exists()
-        with locked(folder):  # a new folder is nobody's
+        with lock_folder(folder):  # a new folder is nobody's
             pass
-    with locked(folder):  # and a lock ends with its holder
+    with lock_folder(folder):  # and a lock ends with its holder
         pass

@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import logging
-import os
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from k8s_server import Cluster, Refused, condition, kill, kubeconfig
+from k8s_server import Cluster, Refused, kill, make_condition, make_kubeconfig
 from safetensors.torch import load_file
 from tiny_data import write_tiny
 
@@ -36,7 +38,7 @@ def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "volume"
     folder.mkdir()
     settings = trainjob.Cluster("site/expunge:1", "shared", "4", "16Gi", gpu="", mount=str(folder))
-    monkeypatch.setenv(trainjob.VARIABLE, settings.variable())
+    monkeypatch.setenv(trainjob.VARIABLE, settings.to_variable())
     monkeypatch.setattr(multinode, "POLL", 0.05)
     monkeypatch.setattr(multinode, "SETTLING", 0.2)
     monkeypatch.setattr(multinode, "API_PATIENCE", 5.0)
@@ -117,7 +119,7 @@ def test_two_nodes_learn_what_one_process_does(
     train(CONFIG, dataset, tmp_path / "one", checkpoints=tmp_path / "checkpoints")
     first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     for name, value in first.items():
-        # as two processes on one machine: `test_launch` has the reason
+        # as two processes on one machine: `test_torchrun` has the reason
         assert torch.allclose(value, second[name], atol=5e-7, rtol=0), name
     texts = [json.loads((tmp_path / name / "model.json").read_text()) for name in ("one", "two")]
     assert texts[1]["settings"].pop("nodes") == 2
@@ -168,7 +170,7 @@ def test_the_step_hands_on_what_the_first_process_says(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     epochs = [{"epoch": epoch, "metrics": {"train_loss": 1.0}} for epoch in (1, 2)]
-    log = {"logger": "expunge.steps.train", "level": logging.INFO, "message": "going on"}
+    log = {"logger": "expunge.training.loop", "level": logging.INFO, "message": "going on"}
     cluster.on_get = lambda: finish(volume, *epochs, log, *epochs)
     told: list[int] = []
     with caplog.at_level(logging.INFO):
@@ -238,7 +240,7 @@ def test_a_job_that_failed(cluster: Cluster, volume: Path, waits: Callable[..., 
         (run_folder(volume) / "output-1.txt").write_text("CUDA out of memory")
 
     cluster.on_get = speak
-    cluster.script = [[], [condition("Failed", "JobsFailed", "too many retries")]]
+    cluster.script = [[], [make_condition("Failed", "JobsFailed", "too many retries")]]
     expected = r"(?s)failed \(JobsFailed too many retries\); the last.*output-1.*out of memory"
     with pytest.raises(OperationalError, match=expected):
         waits()
@@ -255,7 +257,7 @@ def test_a_job_that_failed(cluster: Cluster, volume: Path, waits: Callable[..., 
 def test_a_job_that_ended_without_a_word(
     cluster: Cluster, waits: Callable[..., Any], kind: str, expected: str
 ) -> None:
-    cluster.script = [[condition(kind, "Because")]]
+    cluster.script = [[make_condition(kind, "Because")]]
     with pytest.raises(OperationalError, match=expected):
         waits()
 
@@ -272,7 +274,7 @@ def test_a_report_may_show_after_the_job_is_complete(
             finish(volume)
 
     cluster.on_get = late
-    cluster.script = [[condition("Complete", "JobsCompleted")]]
+    cluster.script = [[make_condition("Complete", "JobsCompleted")]]
     assert waits() == {"epochs": 3}
 
 
@@ -341,27 +343,64 @@ def test_the_same_training_does_not_run_twice(
     assert told == [1]
 
 
-def test_a_step_that_is_ended_removes_its_job(
-    cluster: Cluster, volume: Path, waits: Callable[..., Any]
-) -> None:
-    def end() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+STEP = """
+import sys
+from pathlib import Path
+from expunge.config import TrainConfig
+from expunge.steps.train import train
+from expunge.training import multinode, trainjob_api
+multinode.POLL, trainjob_api.LOOK, trainjob_api.GONE = 0.05, 0.02, float(sys.argv[3])
+data, model = map(Path, sys.argv[1:3])
+train(TrainConfig("mlp", batch_size=13, nodes=2), data, model, checkpoints=model)
+"""
 
-    cluster.on_get = end
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
-        waits()
-    assert ended.value.code == 128 + signal.SIGTERM
+
+@pytest.fixture
+def end_step(
+    tmp_path: Path, dataset: Path, cluster: Cluster, volume: Path
+) -> Callable[..., int | None]:
+    """Ends the step by SIGTERM when it first looks at its job, and returns its status.
+
+    It has a process of its own, so that the signal cannot end the tests.
+    """
+    cluster.runs = False
+    started, ended = threading.Event(), threading.Event()
+
+    def end(gone: float = 60.0, before: Callable[[], None] = lambda: None) -> int | None:
+        def look() -> None:
+            if not ended.is_set():
+                before()
+                assert started.wait(20)
+                step.send_signal(signal.SIGTERM)
+                ended.set()
+
+        cluster.on_get = look
+        arguments = [str(dataset), str(tmp_path / "model"), str(gone)]
+        with subprocess.Popen([sys.executable, "-c", STEP, *arguments]) as step:
+            started.set()
+            try:
+                return step.wait(60)
+            finally:
+                step.kill()
+
+    return end
+
+
+def test_a_step_that_is_ended_removes_its_job(
+    cluster: Cluster, volume: Path, end_step: Callable[..., int | None]
+) -> None:
+    assert end_step() == 128 + signal.SIGTERM
     assert not cluster.jobs
     assert nothing_left(volume)
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_data_goes_before_the_pods_of_a_step_that_is_ended(
-    cluster: Cluster, volume: Path, waits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster,
+    volume: Path,
+    end_step: Callable[..., int | None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Kubernetes kills the step after 30 s, and the pods may take longer."""
-    monkeypatch.setattr(trainjob_api, "GONE", 0.2)
     monkeypatch.setattr(cluster, "forget", lambda name: None)  # they do not go at all
     get, left = cluster._get, []
 
@@ -371,14 +410,11 @@ def test_the_data_goes_before_the_pods_of_a_step_that_is_ended(
             left.append(sorted(path.name for path in folder.iterdir()))
         return get(name)
 
-    def end() -> None:
+    def leave_more() -> None:
         (run_folder(volume).parent / "data.partial").mkdir()
-        os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(cluster, "_get", look)
-    cluster.on_get = end
-    with pytest.raises(SystemExit):
-        waits()
+    assert end_step(gone=0.2, before=leave_more) == 128 + signal.SIGTERM
     assert left
     assert {tuple(names) for names in left} == {("lock", "run")}
     assert nothing_left(volume)
@@ -436,7 +472,7 @@ def test_an_api_that_nobody_answers_at(
     tmp_path: Path, volume: Path, waits: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "nobody"
-    path.write_text(json.dumps(kubeconfig("http://127.0.0.1:9")))
+    path.write_text(json.dumps(make_kubeconfig("http://127.0.0.1:9")))
     monkeypatch.setenv("KUBECONFIG", str(path))
     with pytest.raises(OperationalError, match=r"could not delete the TrainJob .*refused"):
         waits()
@@ -469,7 +505,7 @@ def test_why_nothing_begins_is_said_once(
         {"metadata": {"name": "node-0"}, "status": {"conditions": [scheduled]}},
         {"metadata": {"name": "node-1"}, "status": {"phase": "Running"}},
     ]
-    held = [condition("Suspended", "Suspended", "TrainJob is suspended")]
+    held = [make_condition("Suspended", "Suspended", "TrainJob is suspended")]
     cluster.script = [held, held, []]
     looks: list[int] = []
 

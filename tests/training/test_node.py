@@ -1,6 +1,5 @@
 """One node of several: torchrun's status, its words, and the end when nobody waits."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,18 +10,26 @@ from pathlib import Path
 
 import pytest
 
+from expunge.config import TrainConfig
 from expunge.training import node
+from expunge.training.exchange import Arguments, write_arguments
 from expunge.training.node import run_node
+from expunge.training.spec import TrainingSpec
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = tmp_path / "run"
     found.mkdir()
-    (found / "arguments.json").write_text(json.dumps({"patience": 0.3}))
+    tell_patience(found, 0.3)
     monkeypatch.setenv("PET_NODE_RANK", "1")
     monkeypatch.setattr(node, "LOOK", 0.02)
     return found
+
+
+def tell_patience(folder: Path, seconds: float) -> None:
+    spec = TrainingSpec(TrainConfig("mlp"), folder / "data", folder / "model", folder / "c")
+    write_arguments(folder, Arguments(spec, patience=seconds))
 
 
 def torchrun(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -38,7 +45,7 @@ def test_the_status_and_the_words_are_torchruns(
 ) -> None:
     torchrun(folder, monkeypatch, 'echo "$@"; echo aside >&2; exit 3')
     assert run_node(folder) == 3
-    line = f"-m torch.distributed.run -m expunge.steps.train {folder}/arguments.json\naside\n"
+    line = f"-m torch.distributed.run -m expunge.training.process {folder}\naside\n"
     assert (folder / "output-1.txt").read_text() == line
     assert capfdbinary.readouterr().out == line.encode()
 
@@ -82,7 +89,7 @@ def test_the_end_of_the_pod_ends_torchrun(folder: Path) -> None:
     )
     (folder / "python").write_text(f"#!/bin/sh\necho $$ > {folder}/pid; exec sleep 60\n")
     (folder / "python").chmod(0o755)
-    (folder / "arguments.json").write_text(json.dumps({"patience": 60}))
+    tell_patience(folder, 60)
     process = subprocess.Popen([sys.executable, "-c", code])
     while not (folder / "pid").exists() or not (folder / "pid").read_text():
         time.sleep(0.05)

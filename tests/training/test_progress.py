@@ -3,6 +3,8 @@
 import logging
 import os
 import pty
+import select
+import time
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,19 @@ METRICS = {
 
 def show(shown: bool = True) -> None:
     with Progress(2, 0, shown=shown) as progress:
-        progress.step(6, 9, torch.tensor(0.5))
-        progress.epoch(1, METRICS)
+        progress.show_step(6, 9, torch.tensor(0.5))
+        progress.show_epoch(1, METRICS)
+
+
+def read_until(terminal: int, awaited: list[str], seconds: float = 20.0) -> str:
+    """What is shown on a terminal, which may come in pieces, until all that is awaited is there."""
+    text, deadline = b"", time.monotonic() + seconds
+    while not all(words in text.decode(errors="replace") for words in awaited):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([terminal], [], [], left)[0]:
+            break
+        text += os.read(terminal, 100_000)
+    return text.decode(errors="replace")
 
 
 def test_log_lines_without_a_terminal(
@@ -42,12 +55,12 @@ def test_a_bar_on_the_terminal_that_is_named(
     monkeypatch.setenv(TTY, os.ttyname(slave))
     with caplog.at_level(logging.INFO):
         show()
-    text = os.read(master, 100_000).decode()
+    awaited = ["step 7/9, loss 0.500", "1/2", "accuracy 0.875, 1234 images/s"]
+    text = read_until(master, awaited)
     os.close(slave)
     os.close(master)
-    assert "step 7/9, loss 0.500" in text
-    assert "1/2" in text
-    assert "accuracy 0.875, 1234 images/s" in text
+    for words in awaited:
+        assert words in text
     assert caplog.messages == []
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
@@ -83,6 +82,7 @@ def test_batch_statistics_are_each_process_own_on_a_cpu(
     assert apart > 1000 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes fp16")
 def test_an_error_inside_comes_out_as_it_is(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, processes=2, precision="fp16")
@@ -90,11 +90,27 @@ def test_an_error_inside_comes_out_as_it_is(tmp_path: Path) -> None:
         train(config, write_tiny(tmp_path / "data"), tmp_path / "m", checkpoints=tmp_path / "c")
 
 
+def replace_torchrun(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have a script in its place, in which $folder is the one of the exchange."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\nfor folder; do :; done\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+def test_an_error_that_a_process_wrote_comes_out_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`test_process` has how a process writes it, and a slow test both of them under torchrun."""
+    error = '{"kind": "UserError", "message": "training diverged"}'
+    replace_torchrun(tmp_path, monkeypatch, f"echo '{error}' > $folder/error.json; exit 1")
+    config = dataclasses.replace(CONFIG, processes=2)
+    with pytest.raises(UserError, match=r"^training diverged$"):
+        train(config, write_tiny(tmp_path / "data"), tmp_path / "m", checkpoints=tmp_path / "c")
+
+
 def test_an_end_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho out of luck\nexit 3\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
+    replace_torchrun(tmp_path, monkeypatch, "echo out of luck; exit 3")
     config = dataclasses.replace(CONFIG, processes=2)
     with pytest.raises(OperationalError, match=r"(?s)ended with status 3; their last.*out of luck"):
         train(config, write_tiny(tmp_path / "data"), tmp_path / "m", checkpoints=tmp_path / "c")
@@ -106,10 +122,3 @@ def test_more_processes_than_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     config = dataclasses.replace(CONFIG, processes=2)
     with pytest.raises(UserError, match="processes is 2 and there are 1 GPUs"):
         train(config, write_tiny(tmp_path / "data"), tmp_path / "m", checkpoints=tmp_path / "c")
-
-
-def test_a_process_ends_with_the_one_that_launched_it() -> None:
-    gone = subprocess.Popen(["/bin/true"])
-    gone.wait()
-    code = f"from expunge.training.torchrun import _end_without; _end_without({gone.pid})"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 1

@@ -22,7 +22,7 @@ from expunge.errors import OperationalError, UserError
 from expunge.formats.dataset import load_dataset_info, save_dataset_info
 from expunge.formats.model import load_model
 from expunge.steps.train import train
-from expunge.training.checkpoints import locked
+from expunge.training.checkpoints import lock_folder
 
 CONFIG = TrainConfig("mlp", epochs=3, batch_size=16, t_mix=0.3, workers=0)
 
@@ -207,7 +207,7 @@ def test_another_recipe_does_not_use_the_checkpoint(dataset: Path, tmp_path: Pat
 def test_the_same_training_twice_at_once_is_refused(dataset: Path, tmp_path: Path) -> None:
     folder = interrupt(CONFIG, dataset, tmp_path / "model", after=1)
     with (
-        locked(folder),
+        lock_folder(folder),
         pytest.raises(OperationalError, match=r"the same training runs already, as process \d+;"),
     ):
         run(CONFIG, dataset, tmp_path / "model")

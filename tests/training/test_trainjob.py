@@ -30,7 +30,7 @@ FULL = dataclasses.replace(
 
 
 def job(on: trainjob.Cluster = PLAIN, owner: dict[str, str] | None = None) -> dict[str, Any]:
-    return trainjob.train_job("expunge-1", CONFIG, on, Path("/mnt/expunge/run"), owner or {})
+    return trainjob.build_train_job("expunge-1", CONFIG, on, Path("/mnt/expunge/run"), owner or {})
 
 
 def pods(job: dict[str, Any]) -> dict[str, Any]:
@@ -89,18 +89,18 @@ def test_nodes_without_gpus_and_shared_memory() -> None:
 
 
 def test_the_variable_carries_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(trainjob.VARIABLE, FULL.variable())
-    read = trainjob.cluster()
+    monkeypatch.setenv(trainjob.VARIABLE, FULL.to_variable())
+    read = trainjob.read_cluster()
     assert read is not None
     assert job(read) == job(FULL)
-    assert "{{" not in FULL.variable()  # which Argo would take for its own
+    assert "{{" not in FULL.to_variable()  # which Argo would take for its own
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"image": "x"}', '{"unknown": 1}'])
 def test_a_variable_of_another_version(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(trainjob.VARIABLE, text)
     with pytest.raises(UserError, match=r"EXPUNGE_TRAINJOB cannot be used .*compile the"):
-        trainjob.cluster()
+        trainjob.read_cluster()
 
 
 def test_several_nodes_need_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_several_nodes_need_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=r"nodes is 2 and this is one machine .* --processes .*`tra"
     ):
         trainjob.check_nodes(2)
-    monkeypatch.setenv(trainjob.VARIABLE, PLAIN.variable())
+    monkeypatch.setenv(trainjob.VARIABLE, PLAIN.to_variable())
     trainjob.check_nodes(2)
 
 
@@ -152,7 +152,7 @@ def test_errors_of_the_other_calls(cluster: Cluster) -> None:
         jobs.get("expunge-1")
     with pytest.raises(OperationalError, match="could not delete the TrainJob expunge-1"):
         jobs.remove("expunge-1")
-    assert jobs.waiting("expunge-1") == ""
+    assert jobs.explain_waiting("expunge-1") == ""
 
 
 def test_a_field_that_the_cluster_does_not_know_is_refused(cluster: Cluster) -> None:
@@ -184,7 +184,7 @@ def test_what_keeps_pods_from_running(cluster: Cluster) -> None:
         },
         {"metadata": {"name": "c"}, "status": {}},
     ]
-    assert Jobs().waiting("expunge-1") == "b: ErrImagePull, not found"
+    assert Jobs().explain_waiting("expunge-1") == "b: ErrImagePull, not found"
 
 
 def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

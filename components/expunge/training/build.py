@@ -1,10 +1,8 @@
-"""Opens a training: everything that `Session` holds, built from the config and the data."""
+"""Sessions of a training: everything that `Session` holds, built from the config and the data."""
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from expunge import registry
 from expunge.config import TrainConfig
 from expunge.core.codes import draw_codes
 from expunge.core.epoch import Inputs, derive_seed
 from expunge.core.precision import choose_precision
 from expunge.data.batches import open_split
-from expunge.errors import UserError
 from expunge.formats.dataset import DatasetInfo
-from expunge.formats.model import MODEL, load_model_info
 from expunge.formats.pretrained import (
     SUFFIXES,
     load_exactly,
@@ -33,6 +28,8 @@ from expunge.formats.pretrained import (
 )
 from expunge.models import build_model
 from expunge.training.session import Session
+from expunge.training.spec import config_to_json
+from expunge.training.start import check_start, open_start
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names
 
@@ -46,7 +43,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def open_session(config: TrainConfig, info: DatasetInfo, dataset: Path) -> Iterator[Session]:
-    """Everything on its device; torch's generators and accelerate's state are restored afterwards.
+    """Yield a session with everything on its device.
+
+    torch's generators and accelerate's state are restored afterwards.
 
     Raises:
         UserError: precision, architecture or weights do not go together with the data or device.
@@ -59,10 +58,11 @@ def open_session(config: TrainConfig, info: DatasetInfo, dataset: Path) -> Itera
     try:
         device = accelerator.device
         with torch.random.fork_rng(devices=[] if on_cpu else [device]):
-            module, start = _initial_model(config, info)
+            module, start = _initialise_model(config, info)
+            # Before the first step, and for its whole length: sums depend on the number of threads.
             if on_cpu and is_small(module, config.batch_size):
                 torch.set_num_threads(1)
-            module = _with_shared_statistics(module, accelerator)
+            module = _share_statistics(module, accelerator)
             optimizer = torch.optim.SGD(
                 module.parameters(),
                 lr=config.learning_rate,
@@ -70,17 +70,18 @@ def open_session(config: TrainConfig, info: DatasetInfo, dataset: Path) -> Itera
                 weight_decay=config.weight_decay,
             )
             model, optimizer = accelerator.prepare(module, optimizer)
+            # Not accelerate's data loaders: each process takes its share of the same draws itself.
             opened = partial(open_split, dataset, info, device=device, workers=config.workers)
             yield Session(
                 config=config,
                 info=info,
-                recipe=_recipe(config, info, start, precision, device),
+                recipe=_build_recipe(config, info, start, precision, device),
                 accelerator=accelerator,
                 precision=precision,
                 model=model,
                 module=accelerator.unwrap_model(model),
                 optimizer=optimizer,
-                inputs=_inputs(config, info, device),
+                inputs=_draw_inputs(config, info, device),
                 train_split=opened("train", without=config.without),
                 test_split=opened("test"),
             )
@@ -91,51 +92,29 @@ def open_session(config: TrainConfig, info: DatasetInfo, dataset: Path) -> Itera
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _initial_model(config: TrainConfig, info: DatasetInfo) -> tuple[nn.Module, dict[str, str]]:
-    """The model before its first step, and what stands for its pretrained weights in the recipe."""
+def _initialise_model(config: TrainConfig, info: DatasetInfo) -> tuple[nn.Module, dict[str, str]]:
+    """Return the model before its first step, and what stands for its start in the recipe."""
+    # Also where weights are loaded below: a head of another number of classes starts anew.
     torch.manual_seed(derive_seed(config.seed, "weights"))
     classes = len(info.class_names)
     module = build_model(config.arch, info.input_shape, classes)
     if config.weights:
         state = pretrained_state(config.arch, config.weights)
         load_pretrained(module, state, classes)
+        # torchvision's name is kept beside the digest, for whoever reads the recipe.
         name = "" if config.weights.endswith(SUFFIXES) else f"{config.weights} "
         return module, {"weights": f"{name}sha256:{state_digest(state)}"}
     if config.init_from:
-        with existing(config.init_from) as source:
-            _check_remembers(source, config)
+        with open_start(config.init_from) as source:
+            check_start(source, config)
             state = model_state(config.arch, source)
         load_exactly(module, state)
         return module, {"init_from": f"sha256:{state_digest(state)}"}
     return module, {}
 
 
-@contextmanager
-def existing(source: str) -> Iterator[Path]:
-    """The model folder or weights file that `init_from` names; a registered version is fetched."""
-    if not source.startswith(registry.REGISTERED):
-        yield Path(source)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        fetched = Path(folder) / "model"
-        registry.download(registry.resolve_uri(source), fetched)
-        yield fetched
-
-
-def _check_remembers(source: Path, config: TrainConfig) -> None:
-    """A class that is left out must not come in with the weights; a bare file cannot be asked."""
-    if not (source / MODEL).exists():
-        return
-    remembered = sorted(set(config.without) - set(load_model_info(source).forgotten))
-    if remembered:
-        raise UserError(
-            f"init_from {config.init_from} remembers classes {remembered}, which this training "
-            "leaves out; begin with a model that has forgotten them"
-        )
-
-
-def _with_shared_statistics(module: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """On GPUs, BatchNorm whose statistics are those of the whole batch."""
+def _share_statistics(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """Return the model; on GPUs its BatchNorm takes the statistics of the whole batch."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if accelerator.num_processes == 1 or not norms:
         return module
@@ -150,14 +129,15 @@ def _with_shared_statistics(module: nn.Module, accelerator: Accelerator) -> nn.M
 
 
 def is_small(module: nn.Module, batch_size: int) -> bool:
-    """Whether a CPU is better off with one thread for it."""
+    """Return whether a CPU is better off with one thread for it."""
     convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
     return not convolves and batch_size * sum(p.numel() for p in module.parameters()) <= ONE_THREAD
 
 
-def _inputs(config: TrainConfig, info: DatasetInfo, device: torch.device) -> Inputs:
+def _draw_inputs(config: TrainConfig, info: DatasetInfo, device: torch.device) -> Inputs:
     classes = len(info.class_names)
     retained = [index for index in range(classes) if index not in config.without]
+    # On the CPU, since a GPU's generator draws other numbers from the same seed.
     generator = torch.Generator().manual_seed(config.seed)
     codes_KCHW = draw_codes(retained, classes, info.input_shape, generator)
     return Inputs(
@@ -168,18 +148,19 @@ def _inputs(config: TrainConfig, info: DatasetInfo, device: torch.device) -> Inp
     )
 
 
-def _recipe(
+def _build_recipe(
     config: TrainConfig,
     info: DatasetInfo,
     start: dict[str, str],
     precision: str,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Pretrained weights stand in it by their digest: a path says nothing of its content.
+    """Return everything that the weights depend on.
 
-    One node goes without saying, as it did before there could be several: keys stay what they were.
+    Pretrained weights stand in it by their digest: a path says nothing of its content. One node
+    goes without saying, as it did before there could be several: keys stay what they were.
     """
-    settings = {**asdict(config), "without": sorted(config.without), **start}
+    settings = {**config_to_json(config), "without": sorted(config.without), **start}
     if config.nodes == 1:
         del settings["nodes"]
     return {

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 STATE, DESCRIPTION, LOCK = "state.safetensors", "checkpoint.json", "lock"
-KEPT = 2  # the last one, and the one before it for when the last is broken
+KEEP = 2  # the last one, and the one before it for when the last is broken
+KEY_LENGTH = 32  # hexadecimal digits
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +41,28 @@ class Checkpoint:
     extra: Mapping[str, Any]
 
 
-def checkpoint_key(recipe: Mapping[str, Any]) -> str:
-    """A digest of everything that the weights depend on, and of this format's version."""
+def compute_checkpoint_key(recipe: Mapping[str, Any]) -> str:
+    """Return a digest of everything that the weights depend on, and of this format's version."""
     text = json.dumps({**recipe, "format": FORMAT_VERSION}, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with this process however it ends.
 
     Raises:
         OperationalError: another process holds it.
     """
-    descriptor = _lock(folder / LOCK)
+    descriptor = _take_lock(folder / LOCK)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(path: Path) -> int:
+def _take_lock(path: Path) -> int:
+    # Again and again, since a holder removes the folder at its end, with the lock's file in it.
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -68,6 +70,7 @@ def _lock(path: Path) -> int:
         except FileNotFoundError:  # its owner removed the folder just now
             continue
         try:
+            # The kernel takes this lock back from a killed process; a mere file would stay.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 os.ftruncate(descriptor, 0)
@@ -87,6 +90,7 @@ def _lock(path: Path) -> int:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint, whole or not at all, and remove those that are no longer needed."""
+    # In here, since it brings torch along: a step that hands a training on only locks folders.
     from safetensors.torch import save_file
 
     target = folder / f"epoch-{checkpoint.epoch:06d}"
@@ -95,6 +99,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     parts = {"model": checkpoint.model, "momentum": checkpoint.momentum}
+    # Cloned, since safetensors refuses tensors that share memory, as tied weights do.
     tensors = {
         f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
         for part, values in parts.items()
@@ -108,15 +113,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     write_json(partial / DESCRIPTION, description)
     partial.replace(target)
-    for old in _written(folder)[:-KEPT]:
+    for old in _list_checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
-    """The newest sound checkpoint; a broken one is named in the log and passed over."""
-    for path in reversed(_written(folder)):
+    """Return the newest sound checkpoint; a broken one is named in the log and passed over."""
+    for path in reversed(_list_checkpoints(folder)):
         try:
-            return _load(path)
+            return _load_checkpoint(path)
         except (OSError, UserError, KeyError, ValueError) as error:
             logger.warning("checkpoint %s is broken (%s); it is not used", path, error)
     return None
@@ -127,14 +132,15 @@ def remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _written(folder: Path) -> list[Path]:
+def _list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("epoch-*") if path.suffix != ".partial")
 
 
-def _load(path: Path) -> Checkpoint:
+def _load_checkpoint(path: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
     description = read_json(path / DESCRIPTION)
+    # safetensors checks only its header: training would go on with a flipped bit in the numbers.
     found = digest_file(path / STATE)
     if found != description["sha256"]:
         raise ValueError(f"{STATE} has SHA-256 {found}, expected {description['sha256']}")

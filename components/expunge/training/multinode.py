@@ -1,55 +1,38 @@
 """A training over several nodes: a TrainJob runs it, and a volume that all pods share carries it.
 
-`MOUNT/trainings/<key>/` holds what the pods need and what they make: `data/`, the weights to begin
-with, `checkpoints/`, `model/`, and in `run/` the files that `expunge.training.torchrun` describes.
-It is in the ledger for as long as it is there. At the end it is removed; after a failure its
-checkpoints stay, where the next attempt goes on.
+`expunge.training.volume` lays out the volume, and `expunge.training.node` runs in each pod.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from expunge.config import TrainConfig
-from expunge.errors import ExpungeError, OperationalError, UserError
+from expunge.errors import ExpungeError, OperationalError
 from expunge.formats.dataset import load_dataset_info
-from expunge.training.checkpoints import LOCK, locked
-from expunge.training.node import ALIVE
-from expunge.training.torchrun import (
-    EVENTS,
-    OnEpoch,
-    heeding_sigterm,
-    outcome,
-    replay,
-    write_arguments,
-)
-from expunge.training.trainjob import Cluster, train_job
+from expunge.training import volume
+from expunge.training.checkpoints import lock_folder
+from expunge.training.exchange import ALIVE, EVENTS, read_report, replay_events
+from expunge.training.sigterm import exit_on_sigterm
+from expunge.training.spec import OnEpoch, TrainingSpec
+from expunge.training.trainjob import Cluster, build_train_job
 from expunge.training.trainjob_api import Jobs
 
 POLL = 2.0  # seconds
 API_PATIENCE = 600.0  # seconds without an answer of the API before the training is given up
 # Seconds in which a file that a pod has written shows here: NFS looks again after 60 at the latest.
 SETTLING = 90.0
-# Seconds without a sign of this step after which its nodes end themselves: longer than it is ever
-# silent, and how nodes go whose job could not be deleted.
-NODE_PATIENCE = 900.0
-DATA = ("data", "data.partial")  # the copy of the data set, and one that is not whole
+SHOWN = 1000  # characters of each node's output, its last ones, that an error shows
 
 logger = logging.getLogger(__name__)
 
 
-def launch_across(
-    config: TrainConfig, on: Cluster, dataset: Path, model: Path, on_epoch: OnEpoch
-) -> dict[str, Any]:
-    """Run `expunge.steps.train` on `config.nodes` nodes of a cluster; the first process's report.
+def train_on_nodes(spec: TrainingSpec, on: Cluster, on_epoch: OnEpoch) -> dict[str, Any]:
+    """Train on `nodes` nodes of a cluster, and return the report of the first process.
 
     Raises:
         ExpungeError: what a process ended with.
@@ -57,196 +40,141 @@ def launch_across(
     """
     from expunge.lifecycle import provenance
 
-    root = Path(on.mount)
-    if not root.is_dir():
-        raise OperationalError(
-            f"there is no folder {on.mount}, where the volume of claim {on.claim} should be; "
-            "compile the pipelines again and submit what that gives"
-        )
+    volume.check_mounted(on)
     jobs = Jobs()
-    key = _key(config, dataset)
-    name, folder = f"expunge-{key}", root / "trainings" / key
-    classes = range(len(load_dataset_info(dataset).class_names))
-    kept = [index for index in classes if index not in config.without]
-    with heeding_sigterm(), _usable(on), locked(folder):
-        jobs.remove(name)  # of a step that was killed
+    config = spec.config
+    key = volume.compute_key(config, spec.dataset)
+    name, folder = f"expunge-{key}", Path(on.mount) / "trainings" / key
+    classes = range(len(load_dataset_info(spec.dataset).class_names))
+    retained = [index for index in classes if index not in config.without]
+    with exit_on_sigterm(), volume.name_volume(on), lock_folder(folder):
+        # That of a step that was killed: its pods would write into the same folder.
+        jobs.remove(name)
+        # Before anything is copied: the copy of the data has every class.
         provenance.record_folder(folder, "training", classes)
         try:
-            run = _prepare(folder, config, dataset)
-            try:  # a job whose answer was lost may be there all the same
-                jobs.create(train_job(name, config, on, run, _owner()))
+            run = volume.fill_folder(folder, spec)
+            # A job whose answer was lost may be there all the same, so creating is inside as well.
+            try:
+                jobs.create(build_train_job(name, config, on, run, _read_owner()))
                 logger.info("TrainJob %s: %d nodes of %d", name, config.nodes, config.processes)
-                report = _follow(jobs, name, run, on_epoch)
+                report = _Watch(jobs, name, run, on_epoch).follow()
             finally:
-                _end(jobs, name, folder)
-            shutil.copytree(folder / "model", model, dirs_exist_ok=True)
+                _end_job(jobs, name, folder)
+            shutil.copytree(folder / volume.MODEL, spec.model, dirs_exist_ok=True)
         except BaseException:
+            # The error that is on its way says more than one of the clean-up.
             with suppress(OSError, ExpungeError):
-                _tidy(folder, kept)
+                volume.keep_checkpoints(folder, retained)
             raise
-        _remove(folder, keep=())
-        shutil.rmtree(folder, ignore_errors=True)
-        provenance.record_removal(folder)
+        volume.remove_folder(folder)
     return report
 
 
-def _end(jobs: Jobs, name: str, folder: Path) -> None:
+class _Watch:
+    """What the step has seen so far of its job and of the job's first process."""
+
+    def __init__(self, jobs: Jobs, name: str, run: Path, on_epoch: OnEpoch) -> None:
+        self.jobs, self.name, self.run, self.on_epoch = jobs, name, run, on_epoch
+        self.beats = 0
+        self.position = 0  # in the file of events
+        self.epoch = 0  # the last one that was handed on
+        self.heard = time.monotonic()  # when the API last answered
+        self.ended: float | None = None  # when the job was first seen at its end
+        self.state = ""  # what was last logged of it
+
+    def follow(self) -> dict[str, Any]:
+        """Hand on what the first process says until there is its report, and return that."""
+        while True:
+            self._show_life()
+            # Before the events: all of them were written before the report.
+            report = read_report(self.run)
+            self._replay_events()
+            if report is not None:
+                return report
+            self._look_at_job()
+            time.sleep(POLL)
+
+    def _show_life(self) -> None:
+        self.beats += 1
+        (self.run / ALIVE).write_text(str(self.beats))
+
+    def _replay_events(self) -> None:
+        # Opened each time: only then does NFS look for what is new.
+        with (self.run / EVENTS).open() as events:
+            events.seek(self.position)
+            replay_events(events, self._tell_once)
+            self.position = events.tell()
+
+    def _tell_once(self, epoch: int, metrics: dict[str, float]) -> None:
+        # A pod that was started again begins with the epochs before.
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self.on_epoch(epoch, metrics)
+
+    def _look_at_job(self) -> None:
+        now = time.monotonic()
+        try:
+            job = self.jobs.get(self.name)
+        except OperationalError as error:
+            # The nodes train on without the API, which may be away for minutes in an upgrade.
+            if now - self.heard > API_PATIENCE:
+                raise
+            self._log_state(str(error))
+            return
+        self.heard = now
+        if job is None:
+            raise OperationalError(
+                f"the TrainJob {self.name} was deleted while it trained; run the pipeline again, "
+                "which goes on from the last epoch"
+            )
+        kind, message = _read_condition(job)
+        if kind in ("Complete", "Failed"):
+            # Not an end yet: the report may show on this side of the volume a little later.
+            self.ended = self.ended or now
+            if now - self.ended > SETTLING:
+                raise OperationalError(_describe_end(self.name, kind, message, self.run))
+        elif not self.epoch:
+            # Once an epoch is told it is clear that the pods run.
+            self._log_state(message or self.jobs.explain_waiting(self.name))
+
+    def _log_state(self, state: str) -> None:
+        if state and state != self.state:
+            logger.info("TrainJob %s: %s", self.name, state)
+        self.state = state
+
+
+def _read_owner() -> dict[str, str]:
+    """Return this pod, as Kubeflow Pipelines names it to its containers."""
+    name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
+    return {"name": name, "uid": uid} if name and uid else {}
+
+
+def _end_job(jobs: Jobs, name: str, folder: Path) -> None:
     """Remove the job and the data. That it cannot be done is no failure of a training.
 
     The data, which has every class, goes before the pods have ended: that may take longer than the
     30 s that a step has after SIGTERM. Pods that read it still can only fail, and are to end.
     """
     deleted = False
-    with _warning():
+    with _warn_of_errors():
         deleted = jobs.delete(name)
-    for part in DATA:
-        shutil.rmtree(folder / part, ignore_errors=True)  # what NFS keeps, `_remove` takes later
+    volume.remove_data(folder)
     if deleted:
-        with _warning():
+        with _warn_of_errors():
             jobs.wait_gone(name)
 
 
 @contextmanager
-def _warning() -> Iterator[None]:
+def _warn_of_errors() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
         logger.warning("%s; it goes with the pod of this step", error)
 
 
-def _key(config: TrainConfig, dataset: Path) -> str:
-    """The same for another attempt at the same training, and for no other."""
-    from expunge.lifecycle import provenance
-
-    text = json.dumps([asdict(config), provenance.digest_path(dataset)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _owner() -> dict[str, str]:
-    """This pod, as Kubeflow Pipelines names it to its containers."""
-    name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
-    return {"name": name, "uid": uid} if name and uid else {}
-
-
-@contextmanager
-def _usable(on: Cluster) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OperationalError(
-            f"the volume of claim {on.claim} at {on.mount} cannot be used ({error}); check its "
-            "space, and that the image's user may write there"
-        ) from error
-
-
-def _prepare(folder: Path, config: TrainConfig, dataset: Path) -> Path:
-    """Put everything where the pods see it; the folder that they are told of."""
-    _remove(folder, keep=("checkpoints", "data"))
-    if not (folder / "data").exists():  # whole, since it gets its name last
-        shutil.copytree(dataset, folder / "data.partial")
-        (folder / "data.partial").replace(folder / "data")
-    run = folder / "run"
-    run.mkdir()
-    write_arguments(
-        run,
-        _with_start(config, folder, run),
-        folder / "data",
-        folder / "model",
-        folder / "checkpoints",
-        launcher=None,
-        patience=NODE_PATIENCE,
-    )
-    return run
-
-
-def _with_start(config: TrainConfig, folder: Path, run: Path) -> TrainConfig:
-    """The weights to begin with on the volume: the pods have no registry, network or other files.
-
-    They stand in a recipe by their digest, so that it stays the same; torchvision's keep their
-    name, and lie where its cache is looked for.
-    """
-    if config.init_from:
-        from expunge.training.build import existing
-
-        with existing(config.init_from) as source:
-            return replace(config, init_from=_copied(source, folder))
-    if config.weights:
-        import torch
-
-        from expunge.formats.pretrained import SUFFIXES, pretrained_state
-
-        if config.weights.endswith(SUFFIXES):
-            return replace(config, weights=_copied(Path(config.weights), folder))
-        pretrained_state(config.arch, config.weights)  # puts it into the cache
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
-        shutil.copytree(cache, run / "torch" / "hub" / "checkpoints")
-    return config
-
-
-def _copied(source: Path, folder: Path) -> str:
-    target = folder / f"start{source.suffix}"
-    if source.is_dir():
-        shutil.copytree(source, target)
-    elif source.exists():
-        shutil.copyfile(source, target)
-    else:
-        raise UserError(f"the weights {source} to begin with do not exist; check the path")
-    return str(target)
-
-
-def _follow(jobs: Jobs, name: str, run: Path, on_epoch: OnEpoch) -> dict[str, Any]:
-    """Hand on what the first process says until it has written its report."""
-    beat = position = told = 0
-    heard, ended, state = time.monotonic(), 0.0, ""
-
-    def once(epoch: int, metrics: dict[str, float]) -> None:
-        nonlocal told
-        if epoch > told:  # a pod that was started again begins with the epochs before
-            told = epoch
-            on_epoch(epoch, metrics)
-
-    while True:
-        beat += 1
-        (run / ALIVE).write_text(str(beat))
-        report = outcome(run)
-        with (run / EVENTS).open() as events:  # anew, so that NFS looks for what is new
-            events.seek(position)
-            replay(events, once)
-            position = events.tell()
-        if report is not None:
-            return report
-        now = time.monotonic()
-        try:
-            job = jobs.get(name)
-            heard = now
-        except OperationalError as error:
-            if now - heard > API_PATIENCE:
-                raise
-            state = _say(name, state, str(error))
-        else:
-            if job is None:
-                raise OperationalError(
-                    f"the TrainJob {name} was deleted while it trained; run the pipeline again, "
-                    "which goes on from the last epoch"
-                )
-            verdict, message = _verdict(job)
-            if verdict in ("Complete", "Failed"):
-                ended = ended or now
-                if now - ended > SETTLING:
-                    raise OperationalError(_lament(name, verdict, message, run))
-            elif not told:
-                state = _say(name, state, message or jobs.waiting(name))
-        time.sleep(POLL)
-
-
-def _say(name: str, before: str, state: str) -> str:
-    if state and state != before:
-        logger.info("TrainJob %s: %s", name, state)
-    return state
-
-
-def _verdict(job: dict[str, Any]) -> tuple[str, str]:
-    """The condition that holds, Complete or Failed before Suspended, and what is said of it."""
+def _read_condition(job: dict[str, Any]) -> tuple[str, str]:
+    """Return the condition that holds, Complete or Failed before Suspended, and its message."""
     conditions = {
         condition["type"]: condition
         for condition in job.get("status", {}).get("conditions", ())
@@ -259,35 +187,13 @@ def _verdict(job: dict[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
-def _lament(name: str, verdict: str, message: str, run: Path) -> str:
+def _describe_end(name: str, kind: str, message: str, run: Path) -> str:
     outputs = sorted(run.glob("output-*.txt"))
-    words = [f"{path.name}:\n{path.read_text(errors='replace')[-1000:]}" for path in outputs]
-    if verdict == "Failed":
+    words = [f"{path.name}:\n{path.read_text(errors='replace')[-SHOWN:]}" for path in outputs]
+    if kind == "Failed":
         head = f"the TrainJob {name} failed ({message.removeprefix('Failed: ')})"
     else:
         head = f"the TrainJob {name} is complete and left no report"
     if not words:
         return f"{head}; its nodes said nothing: check that they mount the same volume as this step"
     return f"{head}; the last words of its nodes:\n" + "\n".join(words)
-
-
-def _tidy(folder: Path, classes: Collection[int]) -> None:
-    """After a failure: leave the checkpoints, if there are any, and nothing else."""
-    from expunge.lifecycle import provenance
-
-    _remove(folder, keep=("checkpoints",))
-    if any(folder.glob("checkpoints/*/epoch-*")):
-        provenance.record_folder(folder, "checkpoints", classes)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        provenance.record_removal(folder)
-
-
-def _remove(folder: Path, keep: Collection[str]) -> None:
-    for entry in folder.iterdir():
-        if entry.name in {LOCK, *keep}:
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()

@@ -26,7 +26,7 @@ class Progress:
         self.epochs, self.shown = epochs, shown
         self.opened: TextIO | None = None
         self.text, self.refreshed = "", 0.0
-        target = self._terminal() if shown else None
+        target = self._open_terminal() if shown else None
         self.bar = None
         if target is not None:
             # A terminal may not know its width; tqdm would fit the bar into nothing.
@@ -35,7 +35,7 @@ class Progress:
                 total=epochs, initial=done, file=target, unit="epoch", dynamic_ncols=wide
             )
 
-    def _terminal(self) -> TextIO | None:
+    def _open_terminal(self) -> TextIO | None:
         device = os.environ.get(TTY)
         if device:
             try:
@@ -46,14 +46,14 @@ class Progress:
             return self.opened
         return sys.stderr if sys.stderr.isatty() else None
 
-    def step(self, step: int, steps: int, loss: "Tensor") -> None:
+    def show_step(self, step: int, steps: int, loss: "Tensor") -> None:
         """Show a step and its loss, if the last look is long enough ago."""
         if self.bar is None or time.monotonic() - self.refreshed < REFRESH:
             return
         self.refreshed = time.monotonic()
         self.bar.set_postfix_str(f"step {step + 1}/{steps}, loss {float(loss):.3f}{self.text}")
 
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+    def show_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Show a finished epoch."""
         accuracy, speed = metrics["test_accuracy"], metrics["images_per_second"]
         self.text = f", accuracy {accuracy:.3f}, {speed:.0f} images/s"

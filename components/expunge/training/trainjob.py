@@ -39,13 +39,14 @@ class Cluster:
     tolerations: Sequence[Mapping[str, Any]] = ()
     pull_secrets: Sequence[str] = ()
 
-    def variable(self) -> str:
-        """What `EXPUNGE_TRAINJOB` holds."""
+    def to_variable(self) -> str:
+        """Return what `EXPUNGE_TRAINJOB` holds."""
+        # Sorted, so that the same settings compile to the same bytes.
         return json.dumps(asdict(self), sort_keys=True)
 
 
-def cluster() -> Cluster | None:
-    """What `EXPUNGE_TRAINJOB` says, or None where it is not set.
+def read_cluster() -> Cluster | None:
+    """Return what `EXPUNGE_TRAINJOB` says, or None where it is not set.
 
     Raises:
         UserError: it says something else.
@@ -68,7 +69,7 @@ def check_nodes(nodes: int) -> None:
     Raises:
         UserError: with the setting.
     """
-    if nodes > 1 and cluster() is None:
+    if nodes > 1 and read_cluster() is None:
         raise UserError(
             f"nodes is {nodes} and this is one machine ({VARIABLE} is not set); choose --processes "
             "for its GPUs, or compile the pipelines with a section `training:` in the cluster's "
@@ -76,15 +77,16 @@ def check_nodes(nodes: int) -> None:
         )
 
 
-def train_job(
+def build_train_job(
     name: str, config: TrainConfig, on: Cluster, folder: Path, owner: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The job as Kubernetes takes it: `expunge.training.node` on each node, with `folder`.
+    """Return the job as Kubernetes takes it: `expunge.training.node` on each node, with `folder`.
 
     Its pods get no credentials. `owner` is the `name` and `uid` of the pod that waits for it, or
     empty: with that pod Kubernetes removes the job.
     """
     requests: dict[str, Any] = {"cpu": on.cpu, "memory": on.memory}
+    # None for the CPU: it would slow a node down that has free cores.
     limits: dict[str, Any] = {"memory": on.memory}
     if on.gpu:
         requests[on.gpu] = limits[on.gpu] = str(config.processes)
@@ -109,15 +111,17 @@ def train_job(
             "runtimePatches": [
                 {
                     "manager": "expunge.io/train-step",
-                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [_pods(on)]}}},
+                    "trainingRuntimeSpec": {
+                        "template": {"spec": {"replicatedJobs": [_patch_pods(on)]}}
+                    },
                 }
             ],
         },
     }
 
 
-def _pods(on: Cluster) -> dict[str, Any]:
-    """What the runtime's pods get besides: volumes, the nodes that they may run on, few rights.
+def _patch_pods(on: Cluster) -> dict[str, Any]:
+    """Return what the runtime's pods get besides: volumes, nodes that they may run on, few rights.
 
     Nothing more is left to them than Kubernetes' restricted profile allows.
     """
@@ -137,6 +141,7 @@ def _pods(on: Cluster) -> dict[str, Any]:
         ],
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
     }
+    # A container has 64 MB of it, and NCCL and the decoding processes pass their data through it.
     if on.shared_memory:
         memory = {"medium": "Memory", "sizeLimit": on.shared_memory}
         spec["volumes"].append({"name": SHARED_MEMORY, "emptyDir": memory})

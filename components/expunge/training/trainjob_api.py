@@ -32,6 +32,7 @@ class Jobs:
     def __init__(self) -> None:
         from kubernetes import client, config
 
+        # A configuration of its own: the client's default one is the whole process's.
         configuration, path = client.Configuration(), os.environ.get("KUBECONFIG")
         try:
             if path:
@@ -57,14 +58,14 @@ class Jobs:
         Raises:
             OperationalError: the API cannot be reached, or refuses.
         """
-        with _errors("create the TrainJob", {404: TRAINER, 400: TRAINER}):
+        with _translate_errors("create the TrainJob", {404: TRAINER, 400: TRAINER}):
             self._jobs.create_namespaced_custom_object(
                 *self._where, job, field_validation="Strict", _request_timeout=TIMEOUT
             )
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """The job with its status, or None where there is none of that name."""
-        job: dict[str, Any] | None = self._asked(
+        """Return the job with its status, or None where there is none of that name."""
+        job: dict[str, Any] | None = self._ask(
             f"look at the TrainJob {name}",
             self._jobs.get_namespaced_custom_object,
             name,
@@ -82,25 +83,26 @@ class Jobs:
             self.wait_gone(name)
 
     def delete(self, name: str) -> bool:
-        """Have a job deleted, and do not wait until it is; False where there is none.
+        """Have a job deleted, and do not wait until it is; return False where there is none.
 
         Raises:
             OperationalError: the API fails.
         """
-        answer = self._asked(
+        answer = self._ask(
             f"delete the TrainJob {name}",
             self._jobs.delete_namespaced_custom_object,
             name,
+            # The job stays until its pods are gone, which `wait_gone` relies on.
             propagation_policy="Foreground",
             _request_timeout=SHORT,
         )
         return answer is not None
 
-    def _asked(self, doing: str, call: Callable[..., Any], name: str, **options: Any) -> Any:
-        """What the API answers of a job; None where there is none of that name."""
+    def _ask(self, doing: str, call: Callable[..., Any], name: str, **options: Any) -> Any:
+        """Return what the API answers of a job; None where there is none of that name."""
         from kubernetes.client import ApiException
 
-        with _errors(doing):
+        with _translate_errors(doing):
             try:
                 return call(*self._where, name, **options)
             except ApiException as error:
@@ -123,20 +125,21 @@ class Jobs:
                 )
             time.sleep(LOOK)
 
-    def waiting(self, name: str) -> str:
-        """Why pods of the job do not run, in words; empty if they do, or if nobody may tell."""
+    def explain_waiting(self, name: str) -> str:
+        """Return why pods of the job do not run; empty if they do, or if nobody may tell."""
         try:
-            with _errors("list pods"):
+            with _translate_errors("list pods"):
                 pods = self._core.list_namespaced_pod(
                     self.namespace, label_selector=f"{LABEL}={name}", _request_timeout=TIMEOUT
                 ).items
         except OperationalError:
+            # Only a hint: a service account without the right to list pods trains all the same.
             return ""
-        reasons = ((pod.metadata.name, _why(pod.status)) for pod in pods)
+        reasons = ((pod.metadata.name, _explain_status(pod.status)) for pod in pods)
         return "; ".join(f"{pod}: {reason}" for pod, reason in reasons if reason)[:LONGEST]
 
 
-def _why(status: Any) -> str:
+def _explain_status(status: Any) -> str:
     for condition in status.conditions or ():
         if condition.type == "PodScheduled" and condition.status == "False":
             return str(condition.message or condition.reason)
@@ -148,8 +151,8 @@ def _why(status: Any) -> str:
 
 
 @contextmanager
-def _errors(doing: str, remedies: dict[int, str] | None = None) -> Iterator[None]:
-    """What the client, its transport and the network raise, as one line."""
+def _translate_errors(doing: str, remedies: dict[int, str] | None = None) -> Iterator[None]:
+    """Raise what the client, its transport and the network raise as one line."""
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -157,8 +160,9 @@ def _errors(doing: str, remedies: dict[int, str] | None = None) -> Iterator[None
         yield
     except (ApiException, HTTPError, OSError) as error:
         status = getattr(error, "status", None) or 0
-        said = " ".join((_message(error) or str(error)).split())[:LONGEST]
+        said = " ".join((_read_message(error) or str(error)).split())[:LONGEST]
         remedy = (REMEDIES | (remedies or {})).get(status, "")
+        # A webhook's refusal has a 403 as well, and the remedy for missing rights would mislead.
         if DENIED in said:
             remedy = ""
         code = f"HTTP {status}: " if status else ""
@@ -167,8 +171,8 @@ def _errors(doing: str, remedies: dict[int, str] | None = None) -> Iterator[None
         ) from error
 
 
-def _message(error: Exception) -> str:
-    """What the API says in the body of its answer, or the reason that the client has."""
+def _read_message(error: Exception) -> str:
+    """Return what the API says in the body of its answer, or the reason that the client has."""
     try:
         return str(json.loads(getattr(error, "body", None) or "")["message"])
     except (ValueError, TypeError, KeyError):

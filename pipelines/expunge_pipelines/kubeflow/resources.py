@@ -152,7 +152,7 @@ def _describe_nodes(task: PipelineTask, wanted: Resources, settings: ClusterSett
         pull_secrets=settings.image_pull_secrets,
     )
     kubernetes.mount_pvc(task, cluster.claim, cluster.mount)
-    task.set_env_variable(trainjob.VARIABLE, cluster.variable())
+    task.set_env_variable(trainjob.VARIABLE, cluster.to_variable())
 
 
 def _convert_toleration(taint: Toleration) -> dict[str, Any]:

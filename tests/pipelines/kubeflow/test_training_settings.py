@@ -11,7 +11,7 @@ from compiled import executors
 from expunge.config import TrainConfig
 from expunge.errors import UserError
 from expunge.ops import IMAGE
-from expunge.training.trainjob import MOUNT, VARIABLE, Cluster, train_job
+from expunge.training.trainjob import MOUNT, VARIABLE, Cluster, build_train_job
 from expunge_pipelines.kubeflow.compile import compile_pipeline
 from expunge_pipelines.kubeflow.settings import (
     CheckpointSettings,
@@ -74,7 +74,7 @@ def test_a_training_waits_for_its_job(kind: str, tmp_path: Path, settings: Clust
         ],
         pull_secrets=["registry"],
     )
-    train_job("expunge-1", TrainConfig("mlp"), cluster, Path("/run"), {})
+    build_train_job("expunge-1", TrainConfig("mlp"), cluster, Path("/run"), {})
     (mount,) = kubernetes["pvcMount"]
     assert (mount["constant"], mount["mountPath"]) == ("expunge-training", MOUNT)
     assert container["resources"]["cpuRequest"] == 1.0
