@@ -45,6 +45,8 @@ def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> di
         raise UserError(f"classes {missing} have no code in this model; it has codes of {held}")
     if set(classes) == set(held):
         raise UserError("all classes are to be forgotten; at least one has to remain")
+    # The total is only as good as the sum of its terms, and those differ in their last digits from
+    # one device or library to the next: F_r would be that noise for a class with small gradients.
     known, how = files.load_fisher(model) if (model / files.FISHER).exists() else (None, {})
     usable = known is not None and how == provenance
     terms = forget_terms(

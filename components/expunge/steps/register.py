@@ -1,4 +1,4 @@
-"""Register what the gate let pass."""
+"""The step that registers what the gate let pass."""
 
 import shutil
 import tempfile
@@ -20,7 +20,7 @@ def register(
 ) -> dict[str, Any]:
     """Register folders `model` and `fisher` and file `onnx`, if report `validation` says passed.
 
-    `requests` are the ids of those that the version is made for.
+    `requests` are the ids of the requests that the version fulfils.
 
     Raises:
         RefusedError: the report says that the gate rejected the model, or this run has lost its
@@ -61,7 +61,7 @@ def register(
 
 
 def _check_held(name: str, run: str | None) -> None:
-    """Make no version that could never be promoted."""
+    """Refuse a version that nothing could promote: the claim that it is for is lost."""
     from expunge import ledger
 
     claim = ledger.find_claim(run) if run else None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge.errors import UserError
+from expunge_pipelines.jobs.parameters import drop_defaults, flatten_parameters
 from expunge_pipelines.kubeflow.connection import api_errors, connect
 from expunge_pipelines.kubeflow.cron import check_cron
 from expunge_pipelines.kubeflow.settings import ClusterSettings
@@ -33,7 +34,7 @@ def create_schedule(
     cron = check_cron(cron)
     client = connect()
     version, defaults = uploaded_version(client, "forget", parameters, settings)
-    given = {key: value for key, value in parameters.items() if value != defaults[key]}
+    given = drop_defaults(parameters, defaults)
     wanted = {"name": name, **given}
     with api_errors("list its schedules"):
         before = _runs(client, name)
@@ -173,5 +174,7 @@ def _row(run: Any, versions: Mapping[str, str]) -> dict[str, Any]:
         "version": versions.get(_reference(run)[1]),
         "id": run.recurring_run_id,
         "created_at": run.created_at.isoformat() if run.created_at else None,
-        "parameters": {key: value for key, value in _parameters(run).items() if key != "name"},
+        "parameters": flatten_parameters(
+            {key: value for key, value in _parameters(run).items() if key != "name"}
+        ),
     }
