@@ -318,7 +318,7 @@ def validate(
     code: str = "",
     data: str = "",
 ) -> bool:
-    """Be the gate: measure a model, or an unlearned one beside its base, controls and oracles.
+    """Judge a model, or an unlearned one beside its base, controls and oracles: the gate.
 
     Returns whether it passed.
     """

@@ -11,10 +11,10 @@ from expunge.formats import files
 def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> dict[str, object]:
     """Write the Fisher information of the model's codes into the folder `fisher`.
 
-    Without `classes`: `fim_total.safetensors`, the sum of g_c ** 2 over all codes, kept with a
-    registered version so that a later request costs one gradient for each class that it names.
-    With `classes`: the terms of both rules (F_f, F_r and the mean gradient), where F_r comes from
-    the total if the model folder has one that was computed in the same way.
+    Without `classes`: `fim_total.safetensors`, the sum of g_c ** 2 over all codes. It is kept with
+    a registered version, so that a later request costs one gradient for each class.
+    With `classes`: the terms of both rules (F_f, F_r and the mean gradient). F_r comes from the
+    total if the model folder has one that was computed in the same way.
 
     Raises:
         UserError: a class has no code, or all codes are to be forgotten.
