@@ -24,6 +24,7 @@ def find_oracle(dataset: Path, name: str, version: int, classes: Sequence[int], 
         raise UserError("without is empty; name the classes that the oracles are to leave out")
     base = registry.resolve(name, version or None)
     info, data = registry.read_model_info(base), load_dataset_info(dataset)
+    # By digests: a folder that somebody changed still has the name of the version's source.
     digests = {split: part.digest for split, part in data.splits.items()}
     changed = sorted(s for s, digest in info.data_digests.items() if digests.get(s) != digest)
     if changed:

@@ -37,9 +37,11 @@ def register(
             f"the gate's verdict on this model of {name!r} is {verdict(report)} "
             f"({', '.join(rejected_by(report))}); nothing is registered"
         )
+    # A folder of its own, with what a version holds and nothing else that a step may have left.
     sources = {part: model / part for part in (MODEL, WEIGHTS, CODES)}
     sources |= {FISHER: fisher / FISHER, ONNX: onnx}
     tags = {"expunge.gate": "passed", "expunge.grade": str(report["grade"])}
+    # Before the upload: it takes long, and another run may have the requests by now.
     if requests:
         _check_held(name, environment.pipeline_run())
         tags["expunge.requests"] = ",".join(requests)
