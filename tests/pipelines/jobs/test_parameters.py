@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -64,21 +64,31 @@ def test_the_command_has_an_option_for_each_field() -> None:
         assert option.required if name == "arch" else option.default == default
 
 
-def test_the_forms_of_the_pipelines_are_filled_with_every_default(tmp_path: Path) -> None:
-    found = {kind: compile_pipeline(kind, tmp_path / kind, ClusterSettings()) for kind in KINDS}
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The parameters of each pipeline as a cluster has them, with their defaults."""
+    folder = tmp_path_factory.mktemp("compiled")
+    return {kind: compile_pipeline(kind, folder / kind, ClusterSettings()) for kind in KINDS}
+
+
+def test_the_forms_of_the_pipelines_are_filled_with_every_default(
+    forms: dict[str, dict[str, Any]],
+) -> None:
     recipe, gate = TrainConfig.list_defaults(), GateConfig.list_defaults()
     assert recipe["arch"] == "", "for a person to fill in"
-    assert found["train"]["recipe"] == recipe
+    assert forms["train"]["recipe"] == recipe
     own = ("seed", "init_from")
-    assert found["oracles"]["recipe"] == {k: v for k, v in recipe.items() if k not in own}
-    assert found["train"]["gate"].keys() | found["forget"]["gate"].keys() == gate.keys()
+    assert forms["oracles"]["recipe"] == {k: v for k, v in recipe.items() if k not in own}
+    assert forms["train"]["gate"].keys() | forms["forget"]["gate"].keys() == gate.keys()
     for kind in ("train", "forget"):
-        form = found[kind]["gate"]
+        form = forms[kind]["gate"]
         assert form == {key: gate[key] for key in form}
         assert GateConfig.from_json(form) == GateConfig()
 
 
-def test_a_job_and_a_pipeline_have_the_same_parameters(tmp_path: Path) -> None:
+def test_a_job_and_a_pipeline_have_the_same_parameters(
+    forms: dict[str, dict[str, Any]],
+) -> None:
     config, policy = TrainConfig("mlp"), Policy()
     given = {
         "train": train_parameters("digits", config),
@@ -86,7 +96,7 @@ def test_a_job_and_a_pipeline_have_the_same_parameters(tmp_path: Path) -> None:
         "oracles": oracle_parameters(1, "digits", config, image_size=8, seeds=[3]),
     }
     for kind, parameters in given.items():
-        defaults = compile_pipeline(kind, tmp_path / kind, ClusterSettings())
+        defaults = forms[kind]
         assert set(parameters) <= set(defaults)
         wanted = {"name", *(key for key, value in defaults.items() if value is None)}
         assert wanted <= {"name", *parameters}
