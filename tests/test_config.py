@@ -1,6 +1,7 @@
 """A wrong setting is refused when it is given, by a text that says what was expected."""
 
 import dataclasses
+import json
 import math
 import subprocess
 import sys
@@ -9,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from expunge.config import GateConfig, PerturbConfig, PrepareDataConfig, TrainConfig
+from expunge.config import (
+    GateConfig,
+    PerturbConfig,
+    PrepareDataConfig,
+    TrainConfig,
+    restore_classes,
+)
 from expunge.errors import UserError
 
 NAN = math.nan
@@ -123,6 +130,77 @@ def test_a_trained_model_beats_chance() -> None:
         UserError, match=r"chance_factor is 0\.5; expected a value from 1 to 1e\+06"
     ):
         GateConfig(chance_factor=0.5)
+
+
+def as_kfp_hands_it_on(value: Any) -> Any:
+    """JSON with every number a float, as it comes out of kfp's local runner."""
+    if isinstance(value, dict):
+        return {key: as_kfp_hands_it_on(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [as_kfp_hands_it_on(part) for part in value]
+    return float(value) if isinstance(value, int) else value
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TrainConfig("mlp"),
+        TrainConfig("resnet20", epochs=3, seed=2**31 - 1, without=(4, 1), t_mix=1.0, workers=0),
+        GateConfig(),
+        GateConfig(budget=0.0, chance_factor=2.0, grade="forgotten", block=("cmia",)),
+    ],
+)
+def test_settings_come_back_as_they_were(settings: TrainConfig | GateConfig) -> None:
+    """Also their types: 20.0 epochs are no range, and would change the digest of a recipe."""
+    document = json.loads(json.dumps(settings.to_json()))
+    for given in (document, as_kfp_hands_it_on(document)):
+        found = type(settings).from_json(given)
+        assert found == settings
+        assert repr(found) == repr(settings)
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    assert TrainConfig.from_json({"arch": "mlp"}) == TrainConfig("mlp")
+    assert GateConfig.from_json({}) == GateConfig()
+    assert GateConfig.from_json({"budget": 0}) == GateConfig(budget=0.0)
+    assert GateConfig().to_json(("budget", "block")).keys() == {"budget", "block"}
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({"epochs": 2.5}, "epochs is 2.5; expected a whole number"),
+        ({"epochs": "3"}, "epochs is '3'; expected a whole number"),
+        ({"epochs": True}, "epochs is True; expected a whole number"),
+        ({"epochs": math.inf}, "epochs is inf; expected a whole number"),
+        ({"epochs": 0.0}, "epochs is 0; expected a value from 1 to 100000"),
+        ({"t_mix": "much"}, "t_mix is 'much'; expected a number"),
+        ({"schedule": 1}, "schedule is 1; expected a text"),
+        ({"without": "3,5"}, "without is '3,5'; expected a list"),
+        ({"without": [3, 1.5]}, "without is 1.5; expected a whole number"),
+        ({"epoch": 3, "lr": 1}, "the recipe has no setting epoch, lr; expected some of arch, epo"),
+        ({"arch": ""}, "the recipe has no arch; give it a value"),
+    ],
+)
+def test_json_that_is_no_recipe(document: dict[str, Any], text: str) -> None:
+    with pytest.raises(UserError) as raised:
+        TrainConfig.from_json({"arch": "mlp", **document})
+    assert str(raised.value).startswith(text)
+
+
+def test_a_form_that_nobody_filled_in() -> None:
+    with pytest.raises(UserError, match="the recipe has no arch; give it a value"):
+        TrainConfig.from_json(TrainConfig.list_defaults())
+    with pytest.raises(UserError, match="the gate has no setting budged; expected some of forget_"):
+        GateConfig.from_json({"budged": 0.1})
+
+
+def test_classes_are_whole_numbers_again() -> None:
+    assert restore_classes([3.0, 5]) == (3, 5)
+    assert repr(restore_classes([3.0])) == "(3,)"
+    assert restore_classes([]) == ()
+    with pytest.raises(UserError, match=r"^classes is 2\.5; expected a whole number$"):
+        restore_classes([2.5])
 
 
 def test_settings_need_no_torch() -> None:

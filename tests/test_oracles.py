@@ -13,7 +13,7 @@ from expunge.formats.model import ModelInfo
 from expunge.oracles import (
     build_oracle_config,
     check_enough_oracles,
-    check_no_oracle_model,
+    check_model_name,
     check_same_recipe,
     compute_recipe_key,
     derive_oracle_seeds,
@@ -158,6 +158,17 @@ def test_a_request_means_the_same_classes_when_it_is_typed() -> None:
 
 
 def test_a_name_of_oracles_is_no_model() -> None:
-    check_no_oracle_model("shapes")
+    assert check_model_name("shapes") == "shapes"
     with pytest.raises(UserError, match=r"'shapes-oracles' holds oracles; name .* for: 'shapes'"):
-        check_no_oracle_model("shapes-oracles")
+        check_model_name("shapes-oracles")
+    assert check_model_name("shapes-oracles", oracles=True) == "shapes-oracles"
+
+
+@pytest.mark.parametrize("oracles", [False, True])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "-a", "a" * 101, "a" * 101 + "-oracles", "é"])
+def test_a_name_that_mlflow_does_not_take(name: str, oracles: bool) -> None:
+    with pytest.raises(UserError, match="is not usable; expected up to 100 letters, digits"):
+        check_model_name(name, oracles=oracles)
+    longest = "a" * 100
+    assert check_model_name(longest) == longest
+    assert check_model_name(f"{longest}-oracles", oracles=True) == f"{longest}-oracles"

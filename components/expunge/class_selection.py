@@ -1,4 +1,4 @@
-"""Which classes a request means, and whether the model can forget them. Checked before any work."""
+"""Selection of classes: which ones a request means, and whether the model can forget them."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ from expunge.errors import UserError
 from expunge.formats.model import ModelInfo, make_opaque_name
 
 
-def find_classes(info: ModelInfo, wanted: Sequence[str]) -> tuple[int, ...]:
-    """The class indices that `wanted` names, each by its name or its index, in rising order.
+def find_classes(info: ModelInfo, class_texts: Sequence[str]) -> tuple[int, ...]:
+    """Return the class indices that `class_texts` mean, in rising order.
 
-    A text that is one class's name and another's index, or the name of several, is refused, as a
-    guess would erase the wrong class; `index:3` and `name:3` say which is meant.
+    Each text is a class's name or its index. One that could mean two classes is refused, since a
+    guess would erase the wrong one; `index:3` and `name:3` say which is meant.
 
     Raises:
         UserError: a text is empty, unknown or ambiguous, or two mean the same class.
     """
-    found = [_find(info, text.strip()) for text in wanted]
+    found = [_find_class(info, text.strip()) for text in class_texts]
     if not found:
         raise UserError("no class is named; expected indices or names, such as --classes 3,5")
     repeated = sorted({index for index in found if found.count(index) > 1})
@@ -24,8 +24,10 @@ def find_classes(info: ModelInfo, wanted: Sequence[str]) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _find(info: ModelInfo, text: str) -> int:
+def _find_class(info: ModelInfo, text: str) -> int:
+    """Return the one class that a text means."""
     kind, _, rest = text.partition(":")
+    # A data set may give two classes one name, so that a name has a list.
     by_name: dict[str, list[int]] = {}
     for index in info.retained:
         by_name.setdefault(info.class_names[index], []).append(index)

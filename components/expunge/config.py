@@ -1,14 +1,20 @@
-"""One frozen dataclass of settings for each step, validated once, when it is built. No torch here.
+"""Settings of each step: one frozen dataclass a step, checked once, when it is built.
 
 A wrong value raises `UserError` with the field's name, the value, what was expected and the remedy.
+No torch here: the command reads these before it knows what it has to load.
+
+To add a training knob, give `TrainConfig` a field and use it. The command's option, the ports, the
+form in Kubeflow's UI and the MLflow project all follow from the field and its `Knob`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from expunge.core.rules import list_rule_choices
 from expunge.errors import UserError
+from expunge.knobs import JsonSettings, check_choice, check_range, describe, list_fields, restore
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "none")
@@ -40,19 +46,23 @@ ORACLE_CHECKS = (
 )
 
 
-def _one_of(field: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UserError(f"{field} is {value!r}; expected one of {', '.join(known)}")
+# What the gate reads of a training, and of a forget: the rest of a `GateConfig` is not asked for.
+TRAIN_GATE = ("chance_factor", "onnx_atol")
+FORGET_GATE = ("forget_error", "budget", "worst_drop", "onnx_atol", "grade", "block")
 
 
-def _within(field: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{field} is {value}; expected a value from {low:g} to {high:g}")
+def restore_classes(classes: Iterable[float], name: str = "classes") -> tuple[int, ...]:
+    """Return class indices as whole numbers: kfp hands lists on as JSON, where all are floats.
+
+    Raises:
+        UserError: one of them is no whole number.
+    """
+    return tuple(restore(name, int, index) for index in classes)
 
 
-def _classes(field: str, classes: Sequence[int]) -> None:
+def _check_classes(name: str, classes: Sequence[int]) -> None:
     if any(index < 0 for index in classes) or len(set(classes)) != len(classes):
-        raise UserError(f"{field} is {list(classes)}; expected distinct class indices from 0 up")
+        raise UserError(f"{name} is {list(classes)}; expected distinct class indices from 0 up")
 
 
 @dataclass(frozen=True)
@@ -67,51 +77,85 @@ class PrepareDataConfig:
     splits: tuple[str, ...] = ("train", "test")  # a forget needs only "test"
 
     def __post_init__(self) -> None:
-        _within("image_size", self.image_size, 0, 4096)
+        check_range("image_size", self.image_size, 0, 4096)
         if not self.splits or not set(self.splits) <= {"train", "test"}:
             raise UserError(f"splits is {list(self.splits)}; expected train, test or both")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(JsonSettings):
     """The recipe. Defaults are the paper's where it gives one for all data sets."""
 
-    arch: str
-    epochs: int = 20
-    batch_size: int = 128  # over all processes together
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "cosine"
-    t_mix: float = 0.1
-    seed: int = 0
-    without: tuple[int, ...] = ()  # class indices that take no part: neither images nor code
-    weights: str = ""  # pretrained weights: torchvision's name for them, or a file
-    init_from: str = ""  # a registered version's URI or a file: an existing classifier gets codes
-    precision: str = "auto"
-    augment: str = "auto"
-    processes: int = 1  # on each node, one GPU each; above 1 they run under torchrun
-    nodes: int = 1  # machines; above 1 they run as a TrainJob of Kubeflow Trainer
-    workers: int = 2  # decoding processes for images that do not fit into memory
+    title: ClassVar[str] = "recipe"
+
+    arch: str = field(metadata=describe("mlp, resnet20, resnet18-cifar or torchvision's."))
+    epochs: int = field(
+        default=20, metadata=describe("Passes over the training images.", low=1, high=100_000)
+    )
+    batch_size: int = field(
+        default=128,
+        metadata=describe("Images of a step, over all processes together.", low=1, high=1_000_000),
+    )
+    learning_rate: float = field(
+        default=0.01, metadata=describe("Learning rate at the start.", option="lr")
+    )
+    momentum: float = field(
+        # At 1 no old gradient ever fades.
+        default=0.9,
+        metadata=describe("Momentum of SGD.", low=0, high=0.9999),
+    )
+    weight_decay: float = field(default=5e-4, metadata=describe("Weight decay.", low=0, high=1))
+    schedule: str = field(
+        default="cosine", metadata=describe("How the learning rate falls.", choices=SCHEDULES)
+    )
+    t_mix: float = field(default=0.1, metadata=describe("Share of codes.", low=0, high=1))
+    seed: int = field(
+        default=0,
+        metadata=describe("Seed of the weights, the codes and the order.", low=0, high=2**63 - 1),
+    )
+    # Class indices that take no part: neither images nor code. The command takes names as well,
+    # which only the model can tell, so that this field has no option of its own.
+    without: tuple[int, ...] = ()
+    weights: str = field(
+        default="", metadata=describe("Pretrained: torchvision's name, or a file.")
+    )
+    init_from: str = field(
+        default="", metadata=describe("An existing classifier: models:/NAME/1 or a file.")
+    )
+    precision: str = field(
+        default="auto",
+        metadata=describe("Floating-point format of the training.", choices=PRECISIONS),
+    )
+    augment: str = field(
+        default="auto",
+        metadata=describe("Random changes of the training images.", choices=AUGMENTATIONS),
+    )
+    # Above 1 they run under torchrun.
+    processes: int = field(
+        default=1, metadata=describe("Processes on a node, one GPU each.", low=1, high=1024)
+    )
+    # Above 1 they run as a TrainJob of Kubeflow Trainer.
+    nodes: int = field(default=1, metadata=describe("Machines, on a cluster.", low=1, high=1024))
+    # For images that do not fit into memory.
+    workers: int = field(
+        default=2, metadata=describe("Processes that decode images.", low=0, high=1024)
+    )
 
     def __post_init__(self) -> None:
-        _within("epochs", self.epochs, 1, 100_000)
-        _within("batch_size", self.batch_size, 1, 1_000_000)
-        _within("momentum", self.momentum, 0, 0.9999)
-        _within("weight_decay", self.weight_decay, 0, 1)
-        _within("t_mix", self.t_mix, 0, 1)
-        _within("seed", self.seed, 0, 2**63 - 1)
-        _within("processes", self.processes, 1, 1024)
-        _within("nodes", self.nodes, 1, 1024)
-        _within("workers", self.workers, 0, 1024)
+        for name, setting in list_fields(type(self)).items():
+            if "knob" in setting.metadata:
+                setting.metadata["knob"].check(name, getattr(self, name))
+        # Apart from the others, as its lower end is not in the range.
         if not 0 < self.learning_rate <= 1000:
             raise UserError(f"learning_rate is {self.learning_rate}; expected above 0, up to 1000")
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _one_of("precision", self.precision, PRECISIONS)
-        _one_of("augment", self.augment, AUGMENTATIONS)
-        _classes("without", self.without)
+        _check_classes("without", self.without)
         if self.weights and self.init_from:
             raise UserError("weights and init_from are both given; choose one of them")
+
+
+# What the oracles of a version take of its recipe: their seeds are their own, and each is trained
+# from scratch.
+ORACLE_RECIPE = tuple(key for key in list_fields(TrainConfig) if key not in ("seed", "init_from"))
 
 
 @dataclass(frozen=True)
@@ -132,8 +176,8 @@ class ClaimConfig:
     version: int = 0
 
     def __post_init__(self) -> None:
-        _within("lease_seconds", self.lease_seconds, 1, 30 * 24 * 3600)
-        _classes("classes", self.classes)
+        check_range("lease_seconds", self.lease_seconds, 1, 30 * 24 * 3600)
+        _check_classes("classes", self.classes)
         if not self.run:
             raise UserError(
                 "the pipeline run has no id; EXPUNGE_PIPELINE_RUN has to name it in each step"
@@ -154,9 +198,9 @@ class PerturbConfig:
     def __post_init__(self) -> None:
         if not self.classes:
             raise UserError("classes is empty; name at least one class to forget")
-        _classes("classes", self.classes)
-        _one_of("rule", self.rule, list_rule_choices())
-        _within("budget", self.budget, 0, 0.99)
+        _check_classes("classes", self.classes)
+        check_choice("rule", self.rule, list_rule_choices())
+        check_range("budget", self.budget, 0, 0.99)
         if len(self.lambdas) not in (0, 2):
             raise UserError(
                 f"lambdas is {list(self.lambdas)}; expected lambda1 and lambda2, or neither"
@@ -169,11 +213,14 @@ class PerturbConfig:
 
 
 @dataclass(frozen=True)
-class GateConfig:
-    """The gate's thresholds, as fractions; `core.gate` never applies them finer than n can tell.
+class GateConfig(JsonSettings):
+    """The gate's thresholds, as fractions.
 
-    `grade` is the lowest that a promotion needs, `block` the checks whose failing rejects.
+    `core.grading.checks` never applies them finer than the number of images can tell. `grade` is
+    the lowest that a promotion needs, `block` the checks whose failing rejects.
     """
+
+    title: ClassVar[str] = "gate"
 
     forget_error: float = 0.95  # lowest E_F of a forgotten class
     budget: float = 0.015  # drop of A_R against the base version
@@ -184,11 +231,11 @@ class GateConfig:
     block: tuple[str, ...] = BASE_CHECKS
 
     def __post_init__(self) -> None:
-        for field in ("forget_error", "budget", "worst_drop", "onnx_atol"):
-            _within(field, getattr(self, field), 0, 1)
-        _within("chance_factor", self.chance_factor, 1, 1e6)
-        _one_of("grade", self.grade, GRADES)
+        for threshold in ("forget_error", "budget", "worst_drop", "onnx_atol"):
+            check_range(threshold, getattr(self, threshold), 0, 1)
+        check_range("chance_factor", self.chance_factor, 1, 1e6)
+        check_choice("grade", self.grade, GRADES)
         for check in self.block:
-            _one_of("block", check, BASE_CHECKS + ORACLE_CHECKS)
+            check_choice("block", check, BASE_CHECKS + ORACLE_CHECKS)
         if not self.block:
             raise UserError("block is empty; name the checks whose failing is to reject a forget")

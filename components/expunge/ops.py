@@ -2,8 +2,9 @@
 
 Only a function's source text travels to a container, so each body imports what it needs and names
 nothing of this module. A port `report` is the step's JSON report. A setting that may be absent is
-an empty list: the local runner cannot pass None on. Whole numbers inside a list arrive as floats,
-since kfp hands lists on as JSON, and are made whole again.
+an empty list: the local runner cannot pass None on. `recipe` and `gate` are a `TrainConfig` and a
+`GateConfig` as JSON; what is left out of them has its default. kfp hands lists and dicts on as
+JSON, where a whole number is a float: `from_json` and `restore_classes` make it whole again.
 
 kfp answers a step from its cache by the image's name, the function's source, the values of the
 parameters and the names of the artifacts; not by what the artifacts hold, nor by the code in the
@@ -16,7 +17,7 @@ compute on other hardware, or not be in the cache any more, and give other ones.
 """
 
 from functools import partial
-from typing import List, NamedTuple
+from typing import Any, Dict, List, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, PipelineTaskFinalStatus
@@ -48,26 +49,18 @@ def prepare_data(
 
 
 @step
-def plan_training(
-    name: str,
-    arch: str,
-    without: List[int] = [],
-    expected: int = -1,
-    weights: str = "",
-    init_from: str = "",
-) -> NamedTuple(
-    "Plan", [("without", List[int]), ("expected", int), ("init_from", str), ("start", str)]
+def plan_training(name: str, recipe: Dict[str, Any], expected: int = -1) -> NamedTuple(
+    "Plan", [("recipe", Dict[str, Any]), ("expected", int), ("start", str)]
 ):
-    """Say what a training leaves out and which champion it may replace (-1: the one of now).
+    """Complete a recipe, and say which champion its model may replace (-1: the one of now).
 
-    `start` has digests of what it starts from, for the key of its cache.
+    `start` has digests of what the training starts from, for the key of its cache.
     """
     from expunge.config import TrainConfig
     from expunge.steps.plan_training import plan_training
 
-    left_out = tuple(int(index) for index in without)
-    config = TrainConfig(arch=arch, without=left_out, weights=weights, init_from=init_from)
-    return tuple(plan_training(config, name, expected))
+    plan = plan_training(TrainConfig.from_json(recipe), name, expected)
+    return (plan.config.to_json(), plan.expected, plan.start)
 
 
 @step
@@ -76,31 +69,18 @@ def train(
     model: Output[Model],
     report: Output[Artifact],
     name: str,
-    arch: str,
-    epochs: int = 20,
-    batch_size: int = 128,
-    learning_rate: float = 0.01,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    schedule: str = "cosine",
-    t_mix: float = 0.1,
-    seed: int = 0,
-    without: List[int] = [],
-    weights: str = "",
-    init_from: str = "",
-    precision: str = "auto",
-    augment: str = "auto",
-    processes: int = 1,
-    nodes: int = 1,
-    workers: int = 2,
+    recipe: Dict[str, Any],
+    seed: int = -1,
     kind: str = "train",
     code: str = "",
     data: str = "",
 ) -> NamedTuple("Trained", [("digest", str)]):
     """Train a classifier with mnemonic codes mixed in; resumes where a killed run stopped.
 
-    `kind` is the pipeline's; one that trains oracles has the metrics of several seeds.
+    A `seed` of 0 or more goes before the recipe's. `kind` is the pipeline's; one that trains
+    oracles has the metrics of several seeds.
     """
+    import dataclasses
     from pathlib import Path
 
     from expunge import environment, registry
@@ -109,31 +89,14 @@ def train(
     from expunge.lifecycle import provenance
     from expunge.steps.train import train
 
-    config = TrainConfig(
-        arch=arch,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        t_mix=t_mix,
-        seed=seed,
-        without=tuple(int(index) for index in without),
-        weights=weights,
-        init_from=init_from,
-        precision=precision,
-        augment=augment,
-        processes=processes,
-        nodes=nodes,
-        workers=workers,
-    )
+    config = TrainConfig.from_json(recipe)
+    config = dataclasses.replace(config, seed=seed if seed >= 0 else config.seed)
     outcome = train(
         config,
         Path(dataset.path),
         Path(model.path),
         checkpoints=environment.checkpoint_root(),
-        on_epoch=registry.make_epoch_logger(name, kind, seed),
+        on_epoch=registry.make_epoch_logger(name, kind, config.seed),
     )
     files.write_json(Path(report.path), outcome)
     return (provenance.record_artifact(model, "model", model=name),)
@@ -172,7 +135,7 @@ def claim_requests(
 
     from expunge import environment
     from expunge.code_digest import compute_code_digest
-    from expunge.config import ClaimConfig
+    from expunge.config import ClaimConfig, restore_classes
     from expunge.lifecycle import provenance
     from expunge.steps.claim_requests import claim_requests
 
@@ -184,7 +147,7 @@ def claim_requests(
         lease_seconds=lease_seconds,
         holder=environment.holder(),
         dry_run=dry_run,
-        classes=tuple(int(index) for index in classes),
+        classes=restore_classes(classes),
         version=version,
     )
     outcome = claim_requests(config, Path(model.path))
@@ -212,41 +175,44 @@ def load_oracles(
     oracles: Output[Artifact],
     name: str,
     classes: List[int],
-    grade: str = "suppressed",
+    gate: Dict[str, Any] = {},
     version: int = 0,
 ) -> NamedTuple("Found", [("count", int), ("splits", List[str]), ("digest", str)]):
     """Fetch the models retrained without the classes, and say which splits they ask for."""
     from pathlib import Path
 
+    from expunge.config import GateConfig, restore_classes
     from expunge.lifecycle import provenance
     from expunge.steps.load_oracles import load_oracles
 
-    indices = [int(index) for index in classes]
-    found = load_oracles(Path(base.path), Path(oracles.path), name, indices, grade, version)
+    found = load_oracles(
+        Path(base.path),
+        Path(oracles.path),
+        name,
+        restore_classes(classes),
+        grade=GateConfig.from_json(gate).grade,
+        version=version,
+    )
     return (found.oracles, found.splits, provenance.record_artifact(oracles, "oracles", model=name))
 
 
 @step
 def find_oracle(
-    dataset: Input[Dataset],
-    name: str,
-    version: int,
-    classes: List[int],
-    seed: int,
-    weights: str = "",
+    dataset: Input[Dataset], name: str, version: int, recipe: Dict[str, Any], seed: int
 ) -> NamedTuple("Looked", [("Output", bool), ("start", str)]):
-    """Whether the oracle of this seed is there already; the data has to be the version's own.
+    """Say whether the oracle of this seed is there; the data has to be the version's own.
 
     `start` is the digest of the weights that it would be trained from.
     """
     from pathlib import Path
 
+    from expunge.config import TrainConfig
+    from expunge.lifecycle.plan import digest_weights
     from expunge.steps.find_oracle import find_oracle
-    from expunge.steps.plan_training import weights_digest
 
-    indices = [int(index) for index in classes]
-    found = find_oracle(Path(dataset.path), name, version, indices, seed)
-    return (found, weights_digest(weights))
+    config = TrainConfig.from_json(recipe)
+    found = find_oracle(Path(dataset.path), name, version, config.without, seed=seed)
+    return (found, digest_weights(config.weights))
 
 
 @step
@@ -258,8 +224,9 @@ def keep_oracle(
 
     from expunge.steps.keep_oracle import keep_oracle
 
-    paths = [Path(port.path) for port in (model, onnx, report)]
-    return keep_oracle(name, version, *paths)["version"]
+    paths = {"model": model, "onnx": onnx, "report": report}
+    kept = keep_oracle(name, version, **{key: Path(port.path) for key, port in paths.items()})
+    return kept["version"]
 
 
 @step
@@ -274,13 +241,12 @@ def compute_fim(
     """Fisher information on the codes: the total, or what forgetting the classes needs."""
     from pathlib import Path
 
+    from expunge.config import restore_classes
     from expunge.formats import files
     from expunge.lifecycle import provenance
     from expunge.steps.compute_fim import compute_fim
 
-    outcome = compute_fim(
-        Path(model.path), Path(fisher.path), classes=[int(index) for index in classes]
-    )
+    outcome = compute_fim(Path(model.path), Path(fisher.path), classes=restore_classes(classes))
     files.write_json(Path(report.path), outcome)
     return (provenance.record_artifact(fisher, "fisher", of=model),)
 
@@ -295,19 +261,23 @@ def perturb(
     parent: str,
     rule: str = "auto",
     lambdas: List[float] = [],
-    budget: float = 0.015,
+    gate: Dict[str, Any] = {},
     code: str = "",
     data: str = "",
 ) -> NamedTuple("Changed", [("digest", str)]):
-    """Forget the classes: one change of the weights, chosen on the codes alone."""
+    """Forget the classes: one change of the weights, chosen on the codes alone.
+
+    Of the gate it reads what a forget may cost, as it goes as deep as that allows.
+    """
     from pathlib import Path
 
-    from expunge.config import PerturbConfig
+    from expunge.config import GateConfig, PerturbConfig, restore_classes
     from expunge.formats import files
     from expunge.lifecycle import provenance
     from expunge.steps.perturb import perturb
 
-    config = PerturbConfig(tuple(int(index) for index in classes), rule, tuple(lambdas), budget)
+    budget = GateConfig.from_json(gate).budget
+    config = PerturbConfig(restore_classes(classes), rule, tuple(lambdas), budget)
     outcome = perturb(
         config, Path(model.path), Path(fisher.path), Path(unlearned.path), parent=parent
     )
@@ -344,43 +314,28 @@ def validate(
     base: Input[Model] = None,
     oracles: Input[Artifact] = None,
     classes: List[int] = [],
-    forget_error: float = 0.95,
-    budget: float = 0.015,
-    worst_drop: float = 0.06,
-    chance_factor: float = 3.0,
-    onnx_atol: float = 1e-5,
-    grade: str = "suppressed",
-    block: List[str] = [],
+    gate: Dict[str, Any] = {},
     code: str = "",
     data: str = "",
 ) -> bool:
-    """The gate: measure a model, or an unlearned one beside its base, controls and oracles.
+    """Judge a model, or an unlearned one beside its base, controls and oracles: the gate.
 
-    True when it passed. Without `block` the default checks reject.
+    Returns whether it passed.
     """
     from pathlib import Path
 
-    from expunge.config import GateConfig
+    from expunge.config import GateConfig, restore_classes
     from expunge.formats import files
     from expunge.steps.validate import validate
 
-    config = GateConfig(
-        forget_error=forget_error,
-        budget=budget,
-        worst_drop=worst_drop,
-        chance_factor=chance_factor,
-        onnx_atol=onnx_atol,
-        grade=grade,
-        block=tuple(block) or GateConfig.block,
-    )
     outcome = validate(
-        config,
+        GateConfig.from_json(gate),
         Path(dataset.path),
         Path(model.path),
         Path(onnx.path),
         base=Path(base.path) if base else None,
         oracles=Path(oracles.path) if oracles else None,
-        classes=[int(index) for index in classes],
+        classes=restore_classes(classes),
     )
     files.write_json(Path(report.path), outcome)
     return outcome["passed"]
@@ -412,7 +367,7 @@ def log_run(
 
     reports = {"validation": validation, "export": export, "work": work}
     paths = {key: Path(port.path) for key, port in reports.items()}
-    log_run(kind, name, paths, {}, Path(page.path) if page else None)
+    log_run(kind, name, paths, {}, page=Path(page.path) if page else None)
 
 
 @step
@@ -433,11 +388,11 @@ def register(
     outcome = register(
         name,
         kind,
-        Path(model.path),
-        Path(fisher.path),
-        Path(onnx.path),
-        Path(validation.path),
-        requests,
+        model=Path(model.path),
+        fisher=Path(fisher.path),
+        onnx=Path(onnx.path),
+        validation=Path(validation.path),
+        requests=requests,
     )
     return outcome["version"]
 

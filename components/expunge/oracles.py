@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expunge.config import TrainConfig
 from expunge.core.grading.grades import LEAST_ORACLES
 from expunge.errors import RefusedError, UserError
+from expunge.knobs import list_fields
 
 if TYPE_CHECKING:
     from expunge.formats.model import ModelInfo
 
 SUFFIX = "-oracles"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # of a model that serves
 NEEDED = LEAST_ORACLES + 1  # those to compare with, and one held out as a control
 # Settings that differ between trainings of one recipe: the seed; the classes, which the key has as
 # what was left out in the end; how the work was shared out.
@@ -27,38 +30,47 @@ APART = ("seed", "without", "workers", "processes", "nodes")
 
 
 def name_oracle_model(name: str) -> str:
-    """The registered model that holds the oracles of model `name`."""
+    """Return the registered model that holds the oracles of model `name`."""
     return name + SUFFIX
 
 
 def holds_oracles(name: str) -> bool:
-    """Whether this is the name of a registered model of oracles."""
+    """Return whether this is the name of a registered model of oracles."""
     return name.endswith(SUFFIX)
 
 
-def check_no_oracle_model(name: str) -> None:
-    """Refuse the name of a model of oracles where a model that serves is meant.
+def check_model_name(name: str, *, oracles: bool = False) -> str:
+    """Return the name, if it may be that of a model that serves.
+
+    With `oracles` it may also be that of a model of oracles, which is longer by its ending.
 
     Raises:
-        UserError: with the model that the oracles are for.
+        UserError: MLflow takes no such name for a registered model, an experiment and a logged
+            model; or it is one of oracles where none is meant.
     """
-    if holds_oracles(name):
+    if NAME.fullmatch(name.removesuffix(SUFFIX)) is None:
+        raise UserError(
+            f"the model name {name!r} is not usable; expected up to 100 letters, digits, '-' and "
+            "'_', the first one a letter or a digit"
+        )
+    if holds_oracles(name) and not oracles:
         raise UserError(
             f"{name!r} holds oracles; name the model that they are for: "
-            f"{name.removesuffix(SUFFIX)!r}"
+            f"{name.removesuffix(SUFFIX)!r}, or choose one that does not end with {SUFFIX}"
         )
+    return name
 
 
 def list_left_out(info: ModelInfo, classes: Sequence[int] = ()) -> tuple[int, ...]:
-    """What an oracle for forgetting `classes` leaves out: these, and what was forgotten before."""
+    """Return what an oracle for forgetting `classes` leaves out: these and those forgotten."""
     return tuple(sorted({*info.forgotten, *classes}))
 
 
 def describe_recipe(info: ModelInfo, classes: Sequence[int] = ()) -> dict[str, Any]:
-    """All that a model and the oracles for forgetting `classes` of it have in common.
+    """Return all that a model and the oracles for forgetting `classes` of it share.
 
-    For an oracle itself, which forgot what it left out, it is the recipe with no classes. Weights
-    stand in it by their digest, whether they came by name or as a file.
+    An oracle has forgotten what it left out, so that its own recipe is the one with no classes.
+    Weights stand in it by their digest, whether they came by name or as a file.
     """
     settings = {key: value for key, value in info.settings.items() if key not in APART}
     if "weights" in settings:
@@ -75,7 +87,7 @@ def describe_recipe(info: ModelInfo, classes: Sequence[int] = ()) -> dict[str, A
 
 
 def compute_recipe_key(info: ModelInfo, classes: Sequence[int] = ()) -> str:
-    """The SHA-256 of the recipe as canonical JSON, in hexadecimal."""
+    """Return the SHA-256 of the recipe as canonical JSON, in hexadecimal."""
     text = json.dumps(
         describe_recipe(info, classes), sort_keys=True, separators=(",", ":"), allow_nan=False
     )
@@ -83,11 +95,12 @@ def compute_recipe_key(info: ModelInfo, classes: Sequence[int] = ()) -> str:
 
 
 def derive_oracle_seeds(key: str, count: int) -> tuple[int, ...]:
-    """The first `count` seeds of the oracles with this key, below 2**31 and all different.
+    """Return the first `count` seeds of the oracles with this key, below 2**31 and all different.
 
-    They are digests, so that none is a seed which somebody chose for the model itself: an oracle
-    with that one would start from the same weights. A version that forgot does not say its seed.
+    They are digests. So none is a seed that somebody chose for the model itself, with which an
+    oracle would start from the same weights; a version that forgot does not say its seed.
     """
+    # A dict keeps the order and drops a digest that comes a second time.
     seeds: dict[int, None] = {}
     number = 0
     while len(seeds) < count:
@@ -103,7 +116,7 @@ def check_same_recipe(base: ModelInfo, oracle: ModelInfo) -> None:
     Raises:
         UserError: with what differs.
     """
-    expected, found = (_flat(describe_recipe(info)) for info in (base, oracle))
+    expected, found = (_flatten(describe_recipe(info)) for info in (base, oracle))
     expected["without"] = list(list_left_out(base, oracle.forgotten))
     differ = [key for key in expected | found if expected.get(key) != found.get(key)]
     if differ:
@@ -115,8 +128,8 @@ def check_same_recipe(base: ModelInfo, oracle: ModelInfo) -> None:
         )
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe with its settings and digests beside the rest."""
+def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe with its settings and digests beside the rest."""
     flat = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
     for part in ("settings", "data"):
         flat |= {f"{part} {key}": value for key, value in values[part].items()}
@@ -124,10 +137,10 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spell_request(name: str, info: ModelInfo, classes: Sequence[int], version: int = 0) -> str:
-    """What `expunge oracles` and `expunge forget` take for `classes` of a version of `name`.
+    """Return what `expunge oracles` and `expunge forget` take for `classes` of a version.
 
-    Such as "shapes --classes 3,index:5 --base-version 2", where 5 is the name of another class.
-    With version 0 the champion is meant, and no version named.
+    An example is "shapes --classes 3,index:5 --base-version 2", where 5 is the name of another
+    class. Version 0 means the champion, and then the text names no version.
     """
     names = {index: info.class_names[index] for index in info.retained}
     listed = ",".join(
@@ -142,9 +155,9 @@ def spell_request(name: str, info: ModelInfo, classes: Sequence[int], version: i
 def check_enough_oracles(
     name: str, info: ModelInfo, classes: Sequence[int], found: int, grade: str, version: int = 0
 ) -> None:
-    """Refuse a request that asks for a grade which so few oracles cannot show.
+    """Refuse a request for a grade that so few oracles cannot show.
 
-    `version` is the one that forgets, 0 for the champion; `info` is its.
+    `version` is the one that is to forget, 0 for the champion, and `info` describes it.
 
     Raises:
         RefusedError: with the command that makes them.
@@ -159,16 +172,16 @@ def check_enough_oracles(
 
 
 def build_oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = "") -> TrainConfig:
-    """The training of an oracle for forgetting `classes` of a model; its seed is the caller's.
+    """Return the recipe of an oracle for forgetting `classes` of a model, with the first seed.
 
-    `weights` is the file of the pretrained weights that the model started from, which it knows by
-    their digest alone; weights of torchvision are known by name.
+    `weights` is the file of the pretrained weights that the model started from: the model has only
+    their digest. Weights of torchvision it has by name.
 
     Raises:
         UserError: the model does not say how it was trained, was not trained from scratch, or
             `weights` is missing or too much.
     """
-    fields = set(TrainConfig.__dataclass_fields__)
+    fields = set(list_fields(TrainConfig))
     known = {key: value for key, value in info.settings.items() if key in fields}
     missing = sorted(fields - {*known, "seed", "nodes"})  # which stands there where it is not 1
     if missing:
@@ -186,14 +199,14 @@ def build_oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = 
         **{
             **known,
             "without": list_left_out(info, classes),
-            "weights": _start(known["weights"], weights),
+            "weights": _choose_weights(known["weights"], weights),
             "seed": derive_oracle_seeds(compute_recipe_key(info, classes), 1)[0],
         }
     )
 
 
-def _start(stored: str, given: str) -> str:
-    """The name or the file of the weights that stand as "NAME sha256:..." or "sha256:..."."""
+def _choose_weights(stored: str, given: str) -> str:
+    """Return the name or the file of weights that stand as "NAME sha256:..." or "sha256:..."."""
     if given and not stored:
         raise UserError(
             f"--weights is {given!r}, and the model was trained without pretrained weights; leave "

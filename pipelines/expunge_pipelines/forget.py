@@ -1,17 +1,22 @@
-"""The forget pipeline: from requests in the queue to a champion that has forgotten."""
+"""Forget pipeline: from requests in the queue to a champion that has forgotten."""
 
-from typing import List
+from dataclasses import dataclass
+from typing import Any, Dict, List
 
 from kfp import dsl
 from kfp.dsl import PipelineConfig, PipelineTask
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
+from expunge.config import FORGET_GATE, GateConfig
 from expunge_pipelines.placement import Place
+
+# What the form in Kubeflow's UI is filled with, for a person to change.
+GATE = GateConfig().to_json(FORGET_GATE)
 
 
 def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComponent:
-    """The pipeline, with `place` giving each task its resources, and `config` the whole of it."""
+    """Return the pipeline: `place` gives each task its resources, `config` is of the whole."""
 
     @dsl.pipeline(
         name="expunge-forget",
@@ -28,18 +33,13 @@ def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComp
         version: int = 0,
         rule: str = "auto",
         lambdas: List[float] = [],
-        budget: float = 0.015,
-        forget_error: float = 0.95,
-        worst_drop: float = 0.06,
-        onnx_atol: float = 1e-5,
-        grade: str = "suppressed",
-        block: List[str] = [],
+        gate: Dict[str, Any] = GATE,
         dry_run: bool = False,
     ) -> None:
-        """Every pending request of a model, or `requests`; with an empty queue it is over at once.
+        """Forget what is pending of a model, or `requests`; an empty queue ends it at once.
 
-        Nothing is registered unless the gate passes. A dry run takes `classes` of `version`, no
-        request, and ends there.
+        Nothing is registered unless the gate passes. `gate` is a `GateConfig`; what is left out of
+        it has its default. A dry run takes `classes` of `version`, no request, and ends there.
         """
         settled = place(ops.close_requests(name=name, attempts=attempts))
         with dsl.ExitHandler(settled, "requests-are-settled"):
@@ -55,34 +55,31 @@ def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComp
                 )
             )
             with dsl.If(base.outputs["Output"] == True, "something-to-forget"):  # noqa: E712
-                _forget_claimed(place, base, name, rule, lambdas, budget, forget_error,
-                                worst_drop, onnx_atol, grade, block, dry_run)  # fmt: skip
+                settings = ForgetSettings(rule, lambdas, gate, dry_run)
+                _forget_claimed(place, base, name, settings)
 
     return forget
 
 
-def _forget_claimed(
-    place: Place,
-    base: PipelineTask,
-    name: str,
-    rule: str,
-    lambdas: List[float],
-    budget: float,
-    forget_error: float,
-    worst_drop: float,
-    onnx_atol: float,
-    grade: str,
-    block: List[str],
-    dry_run: bool,
-) -> None:
-    """The tasks from the version that `base` fetched to a new champion."""
+@dataclass(frozen=True)
+class ForgetSettings:
+    """How to forget what was claimed: channels of kfp, which stand for the values of a run."""
+
+    rule: str
+    lambdas: List[float]
+    gate: Dict[str, Any]
+    dry_run: bool
+
+
+def _forget_claimed(place: Place, base: PipelineTask, name: str, settings: ForgetSettings) -> None:
+    """Add the tasks from the version that `base` fetched to a new champion."""
     classes, code, digest = (base.outputs[key] for key in ("classes", "code", "digest"))
     retrained = place(
         ops.load_oracles(
             base=base.outputs["model"],
             name=name,
             classes=classes,
-            grade=grade,
+            gate=settings.gate,
             version=base.outputs["version"],
         )
     )
@@ -102,16 +99,16 @@ def _forget_claimed(
             fisher=terms.outputs["fisher"],
             classes=classes,
             parent=base.outputs["reference"],
-            rule=rule,
-            lambdas=lambdas,
-            budget=budget,
+            rule=settings.rule,
+            lambdas=settings.lambdas,
+            gate=settings.gate,
             code=code,
             data=f"{digest} {terms.outputs['digest']}",
         )
     )
     model, unlearned = changed.outputs["unlearned"], changed.outputs["digest"]
     exported = place(ops.export_onnx(model=model, code=code, data=unlearned))
-    gate = place(
+    checked = place(
         ops.validate(
             dataset=data.outputs["dataset"],
             model=model,
@@ -119,32 +116,27 @@ def _forget_claimed(
             base=base.outputs["model"],
             oracles=retrained.outputs["oracles"],
             classes=classes,
-            forget_error=forget_error,
-            budget=budget,
-            worst_drop=worst_drop,
-            onnx_atol=onnx_atol,
-            grade=grade,
-            block=block,
+            gate=settings.gate,
             code=code,
             data=f"{data.outputs['digest']} {unlearned} {exported.outputs['digest']} {digest} "
             f"{retrained.outputs['digest']}",
         )
     )
     shown = place(
-        ops.render_report(validation=gate.outputs["report"], work=changed.outputs["report"])
+        ops.render_report(validation=checked.outputs["report"], work=changed.outputs["report"])
     )
     recorded = place(
         ops.log_run(
             kind="forget",
             name=name,
-            validation=gate.outputs["report"],
+            validation=checked.outputs["report"],
             export=exported.outputs["report"],
             work=changed.outputs["report"],
             page=shown.outputs["page"],
         )
     )
-    passed = gate.outputs["Output"] == True  # noqa: E712 (kfp's condition)
-    with dsl.If(passed, "gate-passed"), dsl.If(dry_run == False, "not-a-dry-run"):  # noqa: E712
+    passed = checked.outputs["Output"] == True  # noqa: E712 (kfp's condition)
+    with dsl.If(passed, "gate-passed"), dsl.If(settings.dry_run == False, "not-a-dry-run"):  # noqa: E712
         total = place(ops.compute_fim(model=model, code=code, data=unlearned)).after(recorded)
         registered = place(
             ops.register(
@@ -153,7 +145,7 @@ def _forget_claimed(
                 model=model,
                 fisher=total.outputs["fisher"],
                 onnx=exported.outputs["onnx"],
-                validation=gate.outputs["report"],
+                validation=checked.outputs["report"],
                 requests=base.outputs["requests"],
             )
         )

@@ -1,25 +1,28 @@
-"""The oracles pipeline: models retrained without classes, for a forget to be compared with."""
+"""Oracles pipeline: models retrained without classes, for a forget to be compared with."""
 
 from collections.abc import Sequence
-from typing import List
+from typing import Any, Dict, List
 
 from kfp import dsl
 from kfp.dsl import PipelineConfig
 from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
+from expunge.config import ORACLE_RECIPE, TrainConfig
 from expunge_pipelines.placement import Place
+
+# What the form in Kubeflow's UI is filled with, for a person to change.
+RECIPE = {key: value for key, value in TrainConfig.list_defaults().items() if key in ORACLE_RECIPE}
 
 
 def build_oracles(
     place: Place, one_by_one: Sequence[int] = (), config: PipelineConfig | None = None
 ) -> BaseComponent:
-    """The pipeline, with `place` giving each task its resources, and `config` the whole of it.
+    """Return the pipeline: `place` gives each task its resources, `config` is of the whole.
 
     It trains an oracle for each seed of its parameter `seeds`, all at once where the cluster can.
-    With seeds in `one_by_one` it has a task of its own for each step of each of these instead, and
-    `seeds` is not read: in a loop, kfp's local runner goes on with the other turns when one has
-    failed or an interrupt came.
+    With seeds in `one_by_one` each step of each of these has a task of its own instead, and
+    `seeds` is not read.
     """
 
     @dsl.pipeline(
@@ -31,36 +34,24 @@ def build_oracles(
         name: str,
         version: int,
         source: str,
-        without: List[int],
-        arch: str,
         seeds: List[int],
+        recipe: Dict[str, Any] = RECIPE,
         image_size: int = 0,
-        epochs: int = 20,
-        batch_size: int = 128,
-        learning_rate: float = 0.01,
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        schedule: str = "cosine",
-        t_mix: float = 0.1,
-        weights: str = "",
-        precision: str = "auto",
-        augment: str = "auto",
-        processes: int = 1,
-        nodes: int = 1,
-        workers: int = 2,
     ) -> None:
-        """An oracle that is registered already is not trained again."""
+        """Train the oracles of version `version`; one that is registered is not trained again.
+
+        `recipe` is the version's `TrainConfig`, with the classes of the request in its `without`.
+        """
         data = place(ops.prepare_data(source=source, image_size=image_size))
 
-        def keep(seed: int) -> None:
+        def make_oracle(seed: int) -> None:
             found = place(
                 ops.find_oracle(
                     dataset=data.outputs["dataset"],
                     name=name,
                     version=version,
-                    classes=without,
+                    recipe=recipe,
                     seed=seed,
-                    weights=weights,
                 )
             )
             with dsl.If(found.outputs["Output"] == False, "not-there-yet"):  # noqa: E712
@@ -68,22 +59,8 @@ def build_oracles(
                     ops.train(
                         dataset=data.outputs["dataset"],
                         name=name,
-                        arch=arch,
-                        epochs=epochs,
-                        batch_size=batch_size,
-                        learning_rate=learning_rate,
-                        momentum=momentum,
-                        weight_decay=weight_decay,
-                        schedule=schedule,
-                        t_mix=t_mix,
+                        recipe=recipe,
                         seed=seed,
-                        without=without,
-                        weights=weights,
-                        precision=precision,
-                        augment=augment,
-                        processes=processes,
-                        nodes=nodes,
-                        workers=workers,
                         kind="oracles",
                         code=data.outputs["code"],
                         data=f"{data.outputs['digest']} {found.outputs['start']}",
@@ -106,11 +83,13 @@ def build_oracles(
                     )
                 )
 
+        # In a loop, kfp's local runner goes on with the other turns when one has failed or an
+        # interrupt came. So a run here has no loop.
         if one_by_one:
             for seed in one_by_one:
-                keep(seed)
+                make_oracle(seed)
         else:
             with dsl.ParallelFor(seeds, "each-seed") as seed:
-                keep(seed)
+                make_oracle(seed)
 
     return oracles

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from mlflow.projects.utils import load_project
 from trained_store import GONE, NAME, Store
@@ -20,17 +21,63 @@ REQUIRED = {"train": {"name": NAME}, "forget": {"name": NAME, "classes": "5, a b
 REQUIRED["validate"] = REQUIRED["oracles"] = REQUIRED["forget"]
 
 
-@pytest.mark.parametrize("entry", REQUIRED)
-def test_an_entry_point_is_the_command_with_its_own_defaults(entry: str) -> None:
+def parse(entry: str, parameters: dict[str, str]) -> tuple[click.Command, dict[str, Any]]:
+    """The command that an entry point calls, and what it is given."""
     project = load_project(str(ROOT / "mlflow_project"))
-    text = project.get_entry_point(entry).compute_command(REQUIRED[entry], None)
+    text = project.get_entry_point(entry).compute_command(parameters, None)
     assert text.startswith("cd .. && expunge ")
     _, name, *arguments = shlex.split(text.removeprefix("cd .. && "))
-    given = cli.commands[name].make_context(name, arguments).params
-    least = [NAME, "--data", "digits", "--arch", "mlp"] if name == "train" else [NAME]
-    least += ["--classes", "5, a b"] if name in ("forget", "oracles") else []
-    expected = cli.commands[name].make_context(name, least).params
+    return cli.commands[name], parse_arguments(name, *arguments)
+
+
+def parse_arguments(name: str, *arguments: str) -> dict[str, Any]:
+    # The whole command's context: it is what takes an underscore for a hyphen.
+    outer = click.Context(cli, **cli.context_settings)
+    return cli.commands[name].make_context(name, list(arguments), parent=outer).params
+
+
+@pytest.mark.parametrize("entry", REQUIRED)
+def test_an_entry_point_is_the_command_with_its_own_defaults(entry: str) -> None:
+    command, given = parse(entry, REQUIRED[entry])
+    least = [NAME, "--data", "digits", "--arch", "mlp"] if entry == "train" else [NAME]
+    least += ["--classes", "5, a b"] if entry != "train" else []
+    expected = parse_arguments(str(command.name), *least)
     assert given == expected | ({"dry_run": True} if entry == "validate" else {})
+
+
+@pytest.mark.parametrize("entry", REQUIRED)
+def test_every_option_that_takes_a_value_is_a_parameter(entry: str) -> None:
+    """With an underscore or a hyphen in its name, whether the project lists it or not."""
+    command, _ = parse(entry, REQUIRED[entry])
+    options = {
+        option.opts[0].removeprefix("--"): option
+        for option in command.params
+        if isinstance(option, click.Option) and not option.is_flag
+    }
+    values = {name: value_of(option) for name, option in options.items()}
+    for spelled in (dict(values), {name.replace("-", "_"): v for name, v in values.items()}):
+        _, given = parse(entry, REQUIRED[entry] | spelled)
+        for name, option in options.items():
+            expected = values[name] if isinstance(given[str(option.name)], str) else "3"
+            assert str(given[str(option.name)]).removesuffix(".0") == expected
+
+
+def value_of(option: click.Option) -> str:
+    """A text that the option takes, and that is not its default."""
+    if isinstance(option.type, click.Choice):
+        return str(option.type.choices[-1])
+    return "3"
+
+
+@pytest.mark.parametrize("entry", ["train", "forget"])
+def test_an_empty_text_leaves_an_option_at_its_default(entry: str) -> None:
+    """As in a form or a script that hands on what nobody set."""
+    texts = {
+        "train": ("without", "weights", "init_from"),
+        "forget": ("policy", "budget", "forget_error", "worst_drop"),
+    }
+    _, given = parse(entry, REQUIRED[entry] | dict.fromkeys(texts[entry], ""))
+    assert given == parse(entry, REQUIRED[entry])[1]
 
 
 def mlflow_run(trained_store: Store, entry: str, **parameters: str) -> tuple[int, str, Any]:

@@ -14,8 +14,9 @@ from expunge.config import ClaimConfig
 from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.formats.model import load_model
 from expunge.lifecycle import promotion
+from expunge.lifecycle.settlement import settle_lost
 from expunge.steps.claim_requests import NOTHING, claim_requests
-from expunge.steps.close_requests import close_requests, settle_lost
+from expunge.steps.close_requests import close_requests
 
 pytest_plugins = ["mlflow_store"]
 

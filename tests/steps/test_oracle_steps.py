@@ -98,6 +98,8 @@ def test_other_data_or_settings_are_refused(base: Path, tmp_path: Path, tiny_onn
     changed = write_tiny(tmp_path / "changed", spoiled=2)
     with pytest.raises(UserError, match="the images of split train of tiny are not those that ver"):
         find_oracle(changed, "shapes", 1, [3], 1001)
+    with pytest.raises(UserError, match="without is empty; name the classes that the oracles"):
+        find_oracle(tmp_path / "data", "shapes", 1, [], 1001)
     config = dataclasses.replace(build_oracle_config(load_model_info(base), [3]), epochs=2)
     longer = trained(tmp_path / "longer", config, tmp_path / "data")
     with pytest.raises(UserError, match="this is no oracle: settings epochs is 2"):

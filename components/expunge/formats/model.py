@@ -42,6 +42,12 @@ class ModelInfo:
         """The class indices that the model is to keep, in rising order."""
         return tuple(i for i in range(len(self.class_names)) if i not in self.forgotten)
 
+    @property
+    def image_side(self) -> int:
+        """The side of its images in pixels, for `prepare_data`; 0 where they are not square."""
+        _, height, width = self.input_shape
+        return height if height == width else 0
+
 
 @dataclass(frozen=True)
 class Codes:

@@ -11,7 +11,8 @@ from collections.abc import Collection
 from typing import Any
 
 from expunge.errors import RefusedError
-from expunge.registry.store import check_name, connect, iterate_pages, translate_errors
+from expunge.oracles import check_model_name
+from expunge.registry.store import connect, iterate_pages, translate_errors
 from expunge.registry.versions import (
     CHAMPION,
     ORACLE,
@@ -33,7 +34,7 @@ TRIES, PAUSE = 8, 0.1
 @translate_errors("read what was erased")
 def read_erased_tags(name: str) -> dict[int, int]:
     """Return the erased classes by MLflow's tags, and the version that erased each first."""
-    check_name(name)
+    check_model_name(name, oracles=True)
     erased = {
         index: entry.version
         for entry in list_versions(name)  # the newest first, so that the oldest stays
@@ -51,7 +52,7 @@ def read_erased_tags(name: str) -> dict[int, int]:
 @translate_errors("read the aliases")
 def read_aliases(name: str) -> dict[str, int]:
     """Return the version that `champion` and `previous` stand on, whoever set them."""
-    query = f"name = '{check_name(name)}'"
+    query = f"name = '{check_model_name(name, oracles=True)}'"
     for model in iterate_pages(connect().search_registered_models, filter_string=query):
         return {
             alias: int(version)

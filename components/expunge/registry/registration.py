@@ -16,8 +16,8 @@ import expunge
 from expunge.errors import OperationalError, UserError
 from expunge.formats.files import digest_file
 from expunge.formats.model import CODES, ONNX, WEIGHTS, ModelInfo, load_model_info, make_opaque_name
-from expunge.oracles import SUFFIX, compute_recipe_key, holds_oracles
-from expunge.registry.store import check_name, connect, translate_errors
+from expunge.oracles import SUFFIX, check_model_name, compute_recipe_key, holds_oracles
+from expunge.registry.store import connect, translate_errors
 from expunge.registry.versions import (
     KEY_TAG,
     KIND_TAG,
@@ -50,7 +50,7 @@ def register(run_id: str, name: str, folder: Path, tags: Mapping[str, str], kind
     """
     if kind not in KINDS:
         raise UserError(f"kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    check_name(name)
+    check_model_name(name, oracles=True)
     if (kind == ORACLE) != holds_oracles(name):
         raise UserError(
             f"a version of kind {kind!r} cannot be one of {name!r}: models whose name ends with "

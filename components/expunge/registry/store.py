@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import sqlite3
 import sys
@@ -21,8 +20,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from expunge import environment
-from expunge.errors import ExpungeError, OperationalError, UserError
-from expunge.oracles import SUFFIX
+from expunge.errors import ExpungeError, OperationalError
+from expunge.oracles import check_model_name
 
 # What the user set comes first. A server that answers is retried twice, not for MLflow's minutes.
 DEFAULTS = {
@@ -40,20 +39,6 @@ CONNECT_TRIES = 2
 SQLITE = "sqlite:///"
 # What SQLite says of a file that it cannot write or open.
 BLOCKED = ("readonly", "unable to open", "disk is full", "disk I/O")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-
-
-def check_name(name: str) -> str:
-    """Return the name, if MLflow takes it for a registered model, an experiment and a logged model.
-
-    The name of a model of oracles may be longer by its ending.
-    """
-    if NAME.fullmatch(name.removesuffix(SUFFIX)) is None:
-        raise UserError(
-            f"the model name {name!r} is not usable; expected up to 100 letters, digits, '-' and "
-            "'_', the first one a letter or a digit"
-        )
-    return name
 
 
 def connect() -> Any:
@@ -93,7 +78,7 @@ def ensure_experiment(client: Any, model: str) -> str:
     On a local SQLite store its artifacts lie under `environment.artifact_root()`; a server decides
     for itself.
     """
-    name = f"expunge/{check_name(model)}"
+    name = f"expunge/{check_model_name(model, oracles=True)}"
     known = client.get_experiment_by_name(name)
     if known is None:
         local = _find_sqlite_path(environment.mlflow_uri()) is not None

@@ -14,8 +14,8 @@ from expunge.errors import OperationalError, UserError
 from expunge.formats.files import digest_file
 from expunge.formats.fisher import FISHER
 from expunge.formats.model import CODES, MODEL, ONNX, WEIGHTS, ModelInfo, load_model_info
-from expunge.oracles import SUFFIX, check_no_oracle_model, holds_oracles, name_oracle_model
-from expunge.registry.store import check_name, connect, iterate_pages, translate_errors
+from expunge.oracles import SUFFIX, check_model_name, holds_oracles, name_oracle_model
+from expunge.registry.store import connect, iterate_pages, translate_errors
 
 CHAMPION, PREVIOUS = "champion", "previous"
 REGISTERED = "models:/"  # how the address of a registered version begins
@@ -101,7 +101,7 @@ def list_models() -> list[Version]:
 def list_versions(name: str) -> list[Version]:
     """Return every expunge version of one model, the newest first; none for an unknown model."""
     client = connect()
-    check_name(name)
+    check_model_name(name, oracles=True)
     query = f"name = '{name}'"
     found = iterate_pages(client.search_registered_models, filter_string=query)
     return _select_versions(client, {entry.name: entry for entry in found}, query)
@@ -172,7 +172,7 @@ def resolve(name: str, version: int | None = None) -> Version:
             f"there is no model {name!r} (known: {known}); make it with `expunge train {name}`"
         )
     if version is None:
-        check_no_oracle_model(name)
+        check_model_name(name)
         raise UserError(
             f"model {name!r} has no champion among its versions {_list_numbers(found)}; "
             "name one of them, or train it anew"

@@ -1,4 +1,4 @@
-"""Take what is to be forgotten from the queue, and fetch the version to forget it from."""
+"""The first step of a forget: what the queue holds, and the version to forget it from."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOTHING = Claimed(False, 0, [], [], 0, "", "", 0)
 def claim_requests(config: ClaimConfig, model: Path) -> Claimed:
     """Claim requests of a model for this pipeline run, and copy the champion into folder `model`.
 
-    What runs that died or lost their lease held is settled first. A dry run claims nothing: it
+    First it settles what runs held that died or lost their lease. A dry run claims nothing: it
     takes the classes and the version of the config.
 
     Raises:
@@ -44,15 +44,15 @@ def claim_requests(config: ClaimConfig, model: Path) -> Claimed:
     """
     from expunge import ledger, registry
     from expunge.class_selection import check_forgettable
-    from expunge.lifecycle import promotion
-    from expunge.steps.close_requests import settle_lost
+    from expunge.lifecycle import promotion, settlement
 
     if config.dry_run:
         base = registry.resolve(config.name, config.version or None)
-        info = _fetched(base, model)
+        info = _fetch_base(base, model)
         check_forgettable(info, config.classes)
-        return _what(base, info, 0, [], config.classes)
-    settle_lost(config.name)
+        return _describe_claim(base, info, config.classes)
+    # First, so that what a dead run held is in the queue again, for this one to take.
+    settlement.settle_lost(config.name)
     promotion.reconcile(config.name)
     base = registry.resolve(config.name)
     info = registry.read_model_info(base)
@@ -70,11 +70,13 @@ def claim_requests(config: ClaimConfig, model: Path) -> Claimed:
     if claim is None:
         model.mkdir(parents=True, exist_ok=True)
         return NOTHING
+    # A claim that this run has already, of a pod that died, keeps the base that it was made with.
     base = registry.resolve(config.name, claim.base_version)
-    return _what(base, _fetched(base, model), claim.token, claim.requests, claim.classes)
+    info = _fetch_base(base, model)
+    return _describe_claim(base, info, claim.classes, token=claim.token, requests=claim.requests)
 
 
-def _fetched(base: Version, model: Path) -> ModelInfo:
+def _fetch_base(base: Version, model: Path) -> ModelInfo:
     from expunge import registry
 
     if base.kind == registry.ORACLE:
@@ -86,8 +88,13 @@ def _fetched(base: Version, model: Path) -> ModelInfo:
     return load_model_info(model)
 
 
-def _what(
-    base: Version, info: ModelInfo, token: int, requests: Sequence[str], classes: Sequence[int]
+def _describe_claim(
+    base: Version,
+    info: ModelInfo,
+    classes: Sequence[int],
+    *,
+    token: int = 0,
+    requests: Sequence[str] = (),
 ) -> Claimed:
     return Claimed(
         True,
@@ -97,11 +104,5 @@ def _what(
         base.version,
         f"{base.name}/{base.version}",
         info.source,
-        image_side(info),
+        info.image_side,
     )
-
-
-def image_side(info: ModelInfo) -> int:
-    """The side of a model's images in pixels, for `prepare_data`; 0 where they are not square."""
-    _, height, width = info.input_shape
-    return height if height == width else 0

@@ -12,10 +12,10 @@ from expunge.formats.model import load_model
 def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> dict[str, object]:
     """Write the Fisher information of the model's codes into the folder `fisher`.
 
-    Without `classes`: `fim_total.safetensors`, the sum of g_c ** 2 over all codes, kept with a
-    registered version so that a later request costs one gradient for each class that it names.
-    With `classes`: the terms of both rules (F_f, F_r and the mean gradient), where F_r comes from
-    the total if the model folder has one that was computed in the same way.
+    Without `classes`: `fim_total.safetensors`, the sum of g_c ** 2 over all codes. It is kept with
+    a registered version, so that a later request costs one gradient for each class.
+    With `classes`: the terms of both rules (F_f, F_r and the mean gradient). F_r comes from the
+    total if the model folder has one that was computed in the same way.
 
     Raises:
         UserError: a class has no code, or all codes are to be forgotten.
@@ -46,6 +46,8 @@ def compute_fim(model: Path, fisher: Path, *, classes: Sequence[int] = ()) -> di
         raise UserError(f"classes {missing} have no code in this model; it has codes of {held}")
     if set(classes) == set(held):
         raise UserError("all classes are to be forgotten; at least one has to remain")
+    # The total is only as good as the sum of its terms, and those differ in their last digits from
+    # one device or library to the next: F_r would be that noise for a class with small gradients.
     known, how = load_fisher(model) if (model / FISHER).exists() else (None, {})
     usable = known is not None and how == provenance
     terms = forget_terms(

@@ -1,11 +1,11 @@
-"""Write a model folder as one ONNX file."""
+"""The step that writes a model as one ONNX file."""
 
 from pathlib import Path
 from typing import Any
 
 
 def export_onnx(model: Path, onnx: Path) -> dict[str, Any]:
-    """Export the model in folder `model` to the file `onnx`; its digest and size as the report."""
+    """Export the model in folder `model` to the file `onnx`, and report its digest and size."""
     from expunge.formats import onnx as export
     from expunge.formats.model import load_model
 

@@ -1,4 +1,4 @@
-"""Register an oracle as soon as it is trained."""
+"""The step that registers an oracle as soon as it is trained."""
 
 import shutil
 import tempfile
@@ -25,6 +25,7 @@ def keep_oracle(name: str, version: int, model: Path, onnx: Path, report: Path) 
     tags = {registry.ACCURACY_TAG: str(read_json(report)["test_accuracy"])}
     run_id = registry.attach_run(name, "oracles")
     with tempfile.TemporaryDirectory() as folder:
+        # Without a Fisher: nothing is ever forgotten from an oracle.
         for part in (MODEL, WEIGHTS, CODES):
             shutil.copyfile(model / part, Path(folder) / part)
         shutil.copyfile(onnx, Path(folder) / ONNX)

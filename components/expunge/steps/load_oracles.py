@@ -1,4 +1,4 @@
-"""Fetch the oracles that a forget is compared with."""
+"""The step that fetches the oracles to compare a forget with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +23,7 @@ def load_oracles(
     """Copy the oracles for forgetting `classes` of the model folder `base` into folder `oracles`.
 
     `base` is version `version` of `name`, or with 0 its champion. Each oracle becomes a model
-    folder `seed-<seed>`. With too few to compare with nothing is copied, and a validation reads the
-    test split alone.
+    folder `seed-<seed>`. Where there are too few to compare with, none is copied.
 
     Raises:
         RefusedError: grade "forgotten" is asked for and there are too few oracles for it.
@@ -36,8 +35,10 @@ def load_oracles(
     info = load_model_info(base)
     found = registry.list_oracles(name, compute_recipe_key(info, classes))
     check_enough_oracles(name, info, classes, len(found), grade, version)
+    # Also where it stays empty: the validation lists what is in it.
     oracles.mkdir(parents=True, exist_ok=True)
     if len(found) < NEEDED:
+        # The attacks on the training images need oracles, so the large split need not be read.
         return Found(len(found), ["test"])
     for oracle in found:
         registry.download(oracle, oracles / f"seed-{oracle.seed}")

@@ -53,35 +53,35 @@ def perturb(
         for name, parameter in module.named_parameters():
             parameter.add_(choice.change[name])
     applied = time.perf_counter()
+    # A code that stays would let anybody train the class back in.
     kept_K = ~forget_K.cpu()
     codes = Codes(stored.codes.images_KCHW[kept_K], stored.codes.classes_K[kept_K])
-    info = unlearned_info(stored.info, config.classes, parent)
+    info = _describe_unlearned(stored.info, config.classes, parent)
     save_model(unlearned, info, module.state_dict(), codes)
 
-    def row(trial: Trial) -> dict[str, Any]:
+    def describe_trial(trial: Trial) -> dict[str, Any]:
+        # JSON has no number for infinity, which a trial that broke the model has.
         values: dict[str, Any] = replace_non_finite(dataclasses.asdict(trial))
         return values
 
     return {
         "classes": sorted(config.classes),
-        **row(choice.trial),
+        **describe_trial(choice.trial),
         "sufficient": choice.sufficient,
-        "trials": [row(trial) for trial in choice.trials],
+        "trials": [describe_trial(trial) for trial in choice.trials],
         "calibration_seconds": calibrated - since,
         "perturbation_seconds": applied - calibrated,
     }
 
 
-def unlearned_info(info: ModelInfo, classes: tuple[int, ...], parent: str) -> ModelInfo:
-    """The description of the model without the classes: their names become opaque ids.
-
-    The seed is left out as well, since whoever has it can draw the forgotten codes again.
-    """
+def _describe_unlearned(info: ModelInfo, classes: tuple[int, ...], parent: str) -> ModelInfo:
+    """Return the description of the model without the classes: their names become opaque ids."""
     forgotten = tuple(sorted({*info.forgotten, *classes}))
     names = tuple(
         make_opaque_name(index) if index in forgotten else name
         for index, name in enumerate(info.class_names)
     )
+    # Whoever has the seed can draw the forgotten codes again.
     settings = {key: value for key, value in info.settings.items() if key != "seed"}
     return dataclasses.replace(
         info, class_names=names, forgotten=forgotten, parent=parent, settings=settings

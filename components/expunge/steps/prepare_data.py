@@ -12,8 +12,7 @@ from expunge.formats.dataset import DatasetInfo, save_dataset_info
 def prepare_data(config: PrepareDataConfig, dataset: Path) -> DatasetInfo:
     """Write the data set folder that `expunge.formats.dataset` describes, whole or not at all.
 
-    Everything is written into a temporary folder beside `dataset`, `dataset.json` last, and then
-    renamed. `dataset` may exist as an empty folder.
+    `dataset` may exist as an empty folder.
 
     Raises:
         UserError: the source is unknown, or `dataset` is not empty.
@@ -25,11 +24,12 @@ def prepare_data(config: PrepareDataConfig, dataset: Path) -> DatasetInfo:
         if dataset.exists() and any(dataset.iterdir()):
             raise UserError(f"{dataset} is not empty; give a new or an empty folder")
         dataset.parent.mkdir(parents=True, exist_ok=True)
+        # Beside it, and on its file system, so that the rename at the end is all or nothing.
         with tempfile.TemporaryDirectory(prefix=".prepare-", dir=dataset.parent) as staging:
             target = Path(staging) / "dataset"
             target.mkdir()
             info = load(config, target)
-            save_dataset_info(target, info)
+            save_dataset_info(target, info)  # last: a folder without it is no data set
             target.replace(dataset)
     except OSError as error:
         raise OperationalError(

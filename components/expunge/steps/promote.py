@@ -1,4 +1,4 @@
-"""Make a registered version the champion."""
+"""The step that makes a registered version the champion."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from typing import Any
 def promote(
     name: str, version: int, expected: int | None, token: int | None = None
 ) -> dict[str, Any]:
-    """Promote `version` if the champion is still `expected`, which the gate compared with.
+    """Promote `version` if the champion is still `expected`, with which the gate compared it.
 
-    `token` is that of the claim on the requests which the version fulfils.
+    `token` is that of the claim whose requests the version fulfils.
     """
     from expunge.lifecycle import promotion
 

@@ -1,4 +1,4 @@
-"""Register what the gate let pass."""
+"""The step that registers what the gate let pass."""
 
 import shutil
 import tempfile
@@ -20,7 +20,7 @@ def register(
 ) -> dict[str, Any]:
     """Register folders `model` and `fisher` and file `onnx`, if report `validation` says passed.
 
-    `requests` are the ids of those that the version is made for.
+    `requests` are the ids of the requests that the version fulfils.
 
     Raises:
         RefusedError: the report says that the gate rejected the model, or this run has lost its
@@ -39,9 +39,11 @@ def register(
             f"the gate's verdict on this model of {name!r} is {verdict(report)} "
             f"({', '.join(rejected_by(report))}); nothing is registered"
         )
+    # A folder of its own, with what a version holds and nothing else that a step may have left.
     sources = {part: model / part for part in (MODEL, WEIGHTS, CODES)}
     sources |= {FISHER: fisher / FISHER, ONNX: onnx}
     tags = {"expunge.gate": "passed", "expunge.grade": str(report["grade"])}
+    # Before the upload: it takes long, and another run may have the requests by now.
     if requests:
         _check_held(name, environment.pipeline_run())
         tags["expunge.requests"] = ",".join(requests)
@@ -63,7 +65,7 @@ def register(
 
 
 def _check_held(name: str, run: str | None) -> None:
-    """Make no version that could never be promoted."""
+    """Refuse a version that nothing could promote: the claim that it is for is lost."""
     from expunge import ledger
 
     claim = ledger.find_claim(run) if run else None

@@ -25,6 +25,7 @@ from expunge_pipelines.cli.options import (
     by_option,
     cluster_option,
     json_option,
+    normalize_option,
     policy_options,
     recipe_options,
     rule_option,
@@ -85,7 +86,13 @@ def run() -> None:
     sys.exit(main())
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "token_normalize_func": normalize_option,
+    }
+)
 @click.version_option(__version__, prog_name="expunge")
 def cli() -> None:
     """Train an image classifier so that it can forget a class, and forget it in one shot.

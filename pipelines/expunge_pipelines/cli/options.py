@@ -1,5 +1,6 @@
 """Options that belong together: each group is handed on to its command as one settings object."""
 
+import dataclasses
 import getpass
 import os
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from typing import Any
 
 import click
 
-from expunge.config import AUGMENTATIONS, PRECISIONS, SCHEDULES, GateConfig, TrainConfig
+from expunge.config import GateConfig, TrainConfig
 from expunge.core.rules import list_rule_choices
+from expunge.knobs import Knob, list_fields
 from expunge.policy import Policy, load_policy
 from expunge_pipelines.kubeflow.settings import read_settings
 from expunge_pipelines.runners.base import LOCAL, RUNNERS
@@ -155,33 +157,11 @@ def cluster_option(command: Command) -> Command:
     return wrapped
 
 
-_RECIPE = TrainConfig(arch="mlp")
+_DATA = click.option(
+    "--data", "source", required=True, help="digits, mnist, folder:PATH, s3://... "
+)
+# Of a training, but not of its recipe.
 _TRAINING = (
-    click.option("--data", "source", required=True, help="digits, mnist, folder:PATH, s3://... "),
-    click.option("--arch", required=True, help="mlp, resnet20, resnet18-cifar or torchvision's."),
-    click.option("--epochs", default=_RECIPE.epochs, show_default=True),
-    click.option("--batch-size", default=_RECIPE.batch_size, show_default=True),
-    click.option("--lr", "learning_rate", default=_RECIPE.learning_rate, show_default=True),
-    click.option("--momentum", default=_RECIPE.momentum, show_default=True),
-    click.option("--weight-decay", default=_RECIPE.weight_decay, show_default=True),
-    click.option("--schedule", type=click.Choice(SCHEDULES), default=_RECIPE.schedule),
-    click.option("--t-mix", default=_RECIPE.t_mix, show_default=True, help="Share of codes."),
-    click.option("--seed", default=_RECIPE.seed, show_default=True),
-    click.option("--weights", default="", help="Pretrained: torchvision's name, or a file."),
-    click.option(
-        "--init-from", default="", help="An existing classifier: models:/NAME/1 or a file."
-    ),
-    click.option("--precision", type=click.Choice(PRECISIONS), default=_RECIPE.precision),
-    click.option("--augment", type=click.Choice(AUGMENTATIONS), default=_RECIPE.augment),
-    click.option(
-        "--processes", default=_RECIPE.processes, show_default=True, help="On a node; one GPU each."
-    ),
-    click.option(
-        "--nodes", default=_RECIPE.nodes, show_default=True, help="Machines, on a cluster."
-    ),
-    click.option(
-        "--workers", default=_RECIPE.workers, show_default=True, help="Decoding processes."
-    ),
     click.option("--image-size", default=0, show_default=True, help="Resize; 0 keeps the size."),
     click.option("--without", default="", help="Classes to leave out: 3,5 or names."),
     click.option(
@@ -190,18 +170,48 @@ _TRAINING = (
 )
 
 
-def recipe_options(command: Command) -> Command:
-    """What a training takes. The recipe is handed on as one `TrainConfig`, without its `without`.
+def make_recipe_options(recipe: type[TrainConfig]) -> dict[str, Callable[[Command], Command]]:
+    """Return an option for each field of a recipe that has a `Knob`, by the field's name."""
+    made: dict[str, Callable[[Command], Command]] = {}
+    for name, setting in list_fields(recipe).items():
+        if "knob" not in setting.metadata:
+            continue
+        knob: Knob = setting.metadata["knob"]
+        required = setting.default is dataclasses.MISSING
+        more: dict[str, Any] = {"required": True} if required else {"default": setting.default}
+        made[name] = click.option(
+            f"--{knob.option or name.replace('_', '-')}",
+            name,
+            type=click.Choice(knob.choices) if knob.choices else None,
+            # An empty text as the default says nothing to a person.
+            show_default=not required and setting.default != "",
+            help=knob.help,
+            **more,
+        )
+    return made
 
-    The rest is handed on as `source`, `image_size`, `without` (a text) and `chance_factor`.
+
+def normalize_option(name: str) -> str:
+    """Return an option as the command has it: `mlflow run -P batch_size=32` writes underscores."""
+    return name.replace("_", "-")
+
+
+def recipe_options(command: Command, recipe: type[TrainConfig] = TrainConfig) -> Command:
+    """Give a command what a training takes.
+
+    The recipe is handed on as one `TrainConfig`, without its `without`. The rest is handed on as
+    `source`, `image_size`, `without` (a text) and `chance_factor`.
     """
+    made = make_recipe_options(recipe)
 
     @wraps(command)
     def wrapped(**options: Any) -> Any:
-        fields = [field for field in TrainConfig.__dataclass_fields__ if field != "without"]
-        recipe = {field: options.pop(field) for field in fields}
-        return command(config=TrainConfig(**recipe), **options)
+        settings = {name: options.pop(name) for name in made}
+        return command(config=recipe(**settings), **options)
 
-    for option in reversed(_TRAINING):
-        wrapped = option(wrapped)
-    return wrapped
+    every: list[Callable[[Command], Command]] = [_DATA, *made.values(), *_TRAINING]
+    # click puts an option that is added later before the others.
+    extended: Command = wrapped
+    for option in reversed(every):
+        extended = option(extended)
+    return extended

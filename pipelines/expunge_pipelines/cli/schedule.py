@@ -43,7 +43,7 @@ def schedule(
     from expunge_pipelines.kubeflow import schedules
 
     if name and cron is not None:
-        from expunge_pipelines.kubeflow.uploads import forget_parameters
+        from expunge_pipelines.jobs.parameters import forget_parameters
 
         parameters = forget_parameters(rule, policy)
         made = schedules.create_schedule(name, cron, parameters, settings)
@@ -61,9 +61,9 @@ def _check(name: str | None, cron: str | None, remove: bool) -> None:
         option = "--remove" if remove else "--cron"
         raise UserError(f"{option} is given without a model; name the one that it is for")
     if name is not None:
-        from expunge.registry.store import check_name
+        from expunge.oracles import check_model_name
 
-        check_name(name)
+        check_model_name(name, oracles=True)
 
 
 def _made(console: Console, value: show.Result) -> None:

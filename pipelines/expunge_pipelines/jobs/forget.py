@@ -12,20 +12,21 @@ from expunge import class_selection, ledger, registry, states
 from expunge.config import PerturbConfig
 from expunge.errors import ExpungeError, RefusedError, UserError
 from expunge.lifecycle import promotion
+from expunge.lifecycle.settlement import settle_lost
 from expunge.oracles import (
     check_enough_oracles,
-    check_no_oracle_model,
+    check_model_name,
     compute_recipe_key,
     spell_request,
 )
 from expunge.policy import Policy
-from expunge.steps.close_requests import settle_lost
 from expunge_pipelines.jobs.mlflow_run import (
     export_page,
     find_registered_version,
     open_mlflow_run,
     read_reports,
 )
+from expunge_pipelines.jobs.parameters import forget_parameters
 from expunge_pipelines.jobs.requests import as_row, file_missing_requests
 from expunge_pipelines.runners.base import DOCKER, LOCAL
 from expunge_pipelines.runners.lease import LEASE_SECONDS, hold_lease, new_run_id
@@ -63,7 +64,7 @@ def forget(
         ExpungeError: the request is wrong, waits for approval, is held by another run, or a step
             failed. Nothing was promoted.
     """
-    check_no_oracle_model(name)
+    check_model_name(name)
     policy = policy or Policy()
     settle_lost(name)
     promotion.reconcile(name)
@@ -139,7 +140,7 @@ def run_requests(
         UserError: there is no such model.
     """
     if name is not None:
-        check_no_oracle_model(name)
+        check_model_name(name)
         if not registry.has_model(name):
             registry.resolve(name)  # raises, with the names that are known
     arguments = _arguments("", rule, (), policy or Policy()) | {"attempts": attempts}
@@ -287,20 +288,10 @@ def _held(run: str) -> list[dict[str, Any]]:
 
 
 def _arguments(name: str, rule: str, lambdas: Sequence[float], policy: Policy) -> dict[str, Any]:
-    """What the forget pipeline takes; its other parameters have their defaults."""
-    gate = policy.gate
-    return {
+    """Return what the forget pipeline takes; its other parameters have their defaults."""
+    return forget_parameters(rule, policy, lambdas=lambdas) | {
         "name": name,
-        "approval": policy.approval,
         "lease_seconds": LEASE_SECONDS,
         "attempts": states.ATTEMPTS,
-        "rule": rule,
-        "lambdas": list(lambdas),
-        "budget": gate.budget,
-        "forget_error": gate.forget_error,
-        "worst_drop": gate.worst_drop,
-        "onnx_atol": gate.onnx_atol,
-        "grade": gate.grade,
-        "block": list(gate.block),
         "dry_run": False,
     }

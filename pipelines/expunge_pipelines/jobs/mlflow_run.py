@@ -10,13 +10,14 @@ from typing import Any
 from expunge import environment, registry
 from expunge.errors import OperationalError
 from expunge.lifecycle import provenance
+from expunge_pipelines.jobs.parameters import flatten_parameters
 from expunge_pipelines.runners.environ import set_variables
 
 
 @contextmanager
 def open_mlflow_run(kind: str, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
     """One MLflow run around the pipeline; the steps' processes find it by `MLFLOW_RUN_ID`."""
-    params = {key: value for key, value in arguments.items() if key != "name"}
+    params = flatten_parameters({key: value for key, value in arguments.items() if key != "name"})
     with registry.open_run(kind, name, params) as run_id, set_variables(MLFLOW_RUN_ID=run_id):
         yield run_id
 

@@ -11,15 +11,15 @@ from expunge.formats.model import ModelInfo
 from expunge.oracles import (
     NEEDED,
     build_oracle_config,
-    check_no_oracle_model,
+    check_model_name,
     compute_recipe_key,
     derive_oracle_seeds,
     list_left_out,
     name_oracle_model,
     spell_request,
 )
-from expunge.steps.claim_requests import image_side
 from expunge_pipelines.jobs.mlflow_run import open_mlflow_run
+from expunge_pipelines.jobs.parameters import oracle_parameters
 from expunge_pipelines.runners.base import LOCAL
 from expunge_pipelines.runners.lease import hold_lease, new_run_id
 from expunge_pipelines.runners.run_locally import run_locally
@@ -44,7 +44,7 @@ def make_oracles(
     Raises:
         ExpungeError: the request is wrong, or a step failed. Oracles that were finished are kept.
     """
-    check_no_oracle_model(name)
+    check_model_name(name)
     base = registry.resolve(name, base_version)
     info = registry.read_model_info(base)
     chosen = class_selection.find_classes(info, wanted)
@@ -59,15 +59,9 @@ def make_oracles(
     missing = [seed for seed in every if seed not in before]
     run_id, seconds, total = None, {}, 0.0
     if missing:
-        arguments: dict[str, Any] = {
-            "name": name,
-            "version": base.version,
-            "source": info.source,
-            "image_size": image_side(info),
-            **{field: getattr(config, field) for field in _FIELDS},
-            "without": list(config.without),
-            "seeds": missing,
-        }
+        arguments = oracle_parameters(
+            base.version, info.source, config, image_size=info.image_side, seeds=missing
+        ) | {"name": name}
         from expunge_pipelines.oracles import build_oracles
         from expunge_pipelines.placement import no_resources
 
@@ -125,25 +119,6 @@ def _compared(
             return spell_request(base.name, info, classes, 0 if serves else version.version), serves
         version = known.get(version.parent or "")
     return None
-
-
-# What the pipeline takes from the recipe as it is.
-_FIELDS = (
-    "arch",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "t_mix",
-    "weights",
-    "precision",
-    "augment",
-    "processes",
-    "nodes",
-    "workers",
-)
 
 
 def _same_weights(info: ModelInfo, weights: str) -> str:

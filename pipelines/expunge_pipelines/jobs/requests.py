@@ -9,7 +9,7 @@ from expunge import class_selection, ledger, registry, states
 from expunge.errors import OperationalError, UserError
 from expunge.ledger import Added, Request
 from expunge.lifecycle import promotion
-from expunge.oracles import check_no_oracle_model
+from expunge.oracles import check_model_name
 
 
 def as_document(request: Request) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def file_request(
         UserError: there is no such model or class, the model cannot forget it, or `due` is no day
             to come.
     """
-    check_no_oracle_model(name)
+    check_model_name(name)
     deadline = _deadline(due)
     if not reason.strip():
         raise UserError("the reason is empty; say why, such as --reason 'consent withdrawn'")
@@ -146,7 +146,7 @@ def cancel_filed(request: str, by: str) -> dict[str, Any]:
         RefusedError: it is fulfilled, or a run holds it.
         UserError: there is no such request, or it is cancelled already.
     """
-    from expunge.steps.close_requests import settle_lost
+    from expunge.lifecycle.settlement import settle_lost
 
     settle_lost(ledger.find_request(request).model)
     return as_document(ledger.cancel_request(request, by))

@@ -4,22 +4,24 @@ The result of a job is a plain dictionary, the document that `--json` prints.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from expunge import class_selection, environment, ledger, registry, states
+from expunge import environment, ledger, registry, states
 from expunge.config import (
     GateConfig,
     PrepareDataConfig,
     TrainConfig,
 )
-from expunge.errors import OperationalError, UserError
+from expunge.errors import OperationalError
 from expunge.lifecycle import promotion
+from expunge.lifecycle.plan import plan_new_version
 from expunge.models import check_architecture
-from expunge.oracles import check_no_oracle_model
-from expunge.steps.plan_training import check_model_name
+from expunge.oracles import check_model_name
 from expunge.training.trainjob import check_nodes
 from expunge_pipelines.jobs.mlflow_run import find_registered_version, open_mlflow_run, read_reports
+from expunge_pipelines.jobs.parameters import train_parameters
 from expunge_pipelines.runners.base import LOCAL
 from expunge_pipelines.runners.lease import hold_lease, new_run_id
 from expunge_pipelines.runners.run_locally import run_locally
@@ -50,27 +52,22 @@ def train(
     check_model_name(name)
     check_known(source, image_size, config.arch)
     check_nodes(config.nodes)
-    serving = promotion.reconcile(name).champion
-    known = {version.version: version for version in registry.list_versions(name)}
-    erased = promotion.list_erased(name)
-    chosen = _left_out(known.get(serving or 0), without) | set(erased)
+    plan = plan_new_version(config, name, without)
+    serving, chosen, erased = plan.expected or None, plan.config.without, plan.erased
     asked = {
         index: request.id
         for request in ledger.list_requests(name, states.OPEN)
         for index in request.classes
         if index not in chosen
     }
-    arguments: dict[str, Any] = {
-        "name": name,
-        "source": absolute_source(source),
-        "image_size": image_size,
-        **{field: getattr(config, field) for field in _TRAIN_FIELDS},
-        **{field: absolute_file(getattr(config, field)) for field in ("weights", "init_from")},
-        "without": sorted(chosen),
-        "chance_factor": gate.chance_factor,
-        "onnx_atol": gate.onnx_atol,
-        "expected": serving or 0,
-    }
+    weights, init_from = absolute_file(config.weights), absolute_file(config.init_from)
+    arguments = train_parameters(
+        absolute_source(source),
+        replace(plan.config, weights=weights, init_from=init_from),
+        image_size=image_size,
+        gate=gate,
+        expected=plan.expected,
+    ) | {"name": name}
     from expunge_pipelines.placement import no_resources
     from expunge_pipelines.train import build_train
 
@@ -80,7 +77,7 @@ def train(
             arguments,
             on_start=on_start,
             runner=runner,
-            reads=[arguments[key] for key in ("source", "weights", "init_from")],
+            reads=[arguments["source"], weights, init_from],
         )
     kept = read_reports(run_id)
     validation = kept["validation"]
@@ -108,10 +105,6 @@ def train(
     }
 
 
-# What the train pipeline takes from the recipe as it is; `without` is completed first.
-_TRAIN_FIELDS = tuple(f for f in TrainConfig.__dataclass_fields__ if f != "without")
-
-
 def check_known(source: str, image_size: int, arch: str) -> None:
     """End a request with a wrong word here, and not after an hour of downloads.
 
@@ -135,19 +128,6 @@ def absolute_file(name: str) -> str:
     """The path of a file, made absolute: a step may work elsewhere. Any other name stays."""
     path = Path(name).expanduser()
     return str(path.resolve()) if name and path.exists() else name
-
-
-def _left_out(champion: registry.Version | None, without: Sequence[str]) -> frozenset[int]:
-    if not without:
-        return frozenset()
-    if champion is not None:
-        info = registry.read_model_info(champion)
-        return frozenset(class_selection.find_classes(info, without)) | frozenset(info.forgotten)
-    if not all(text.isdecimal() for text in without):
-        raise UserError(
-            f"--without is {','.join(without)}; a model that has no champion yet takes indices"
-        )
-    return frozenset(int(text) for text in without)
 
 
 def list_models(name: str | None = None) -> dict[str, Any]:
@@ -187,7 +167,7 @@ def rollback(name: str) -> dict[str, Any]:
         UserError: there is no such model, or it never had another champion.
         RefusedError: the previous champion remembers a class that was erased since.
     """
-    check_no_oracle_model(name)
+    check_model_name(name)
     version, replaced = promotion.rollback(name)
     return {"model": name, "version": version, "replaced": replaced}
 
@@ -199,7 +179,7 @@ def reconcile(name: str) -> dict[str, Any]:
         UserError: there is no such model.
         OperationalError: the champion's version was deleted from the registry.
     """
-    check_no_oracle_model(name)
+    check_model_name(name)
     found = promotion.reconcile(name)
     if found.champion is None:
         registry.resolve(name)  # raises, with what there is

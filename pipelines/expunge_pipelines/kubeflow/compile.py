@@ -1,6 +1,8 @@
 """Compile the pipelines and their components to YAML."""
 
+import ast
 import copy
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from expunge.errors import OperationalError
 from expunge_pipelines.kubeflow.settings import ClusterSettings
 
 KINDS = ("train", "oracles", "forget")
+# A comment of kfp's about an input whose default is a dict.
+_DICT_DEFAULT = re.compile(r"(#.*\[Default: )(\{.*\})(\])")
 
 
 def compile_pipeline(kind: str, file: Path, settings: ClusterSettings) -> dict[str, Any]:
@@ -71,8 +75,24 @@ def _write(definition: Any, file: Path) -> None:
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".expunge-") as beside:
             partial = Path(beside) / "compiled.yaml"
             Compiler().compile(definition, str(partial))
+            _sort_defaults(partial)
             partial.replace(file)
     except OSError as error:
         raise OperationalError(
             f"{file.parent} cannot be written ({error}); check its permissions and the disk's space"
         ) from error
+
+
+def _sort_defaults(file: Path) -> None:
+    """Sort the keys of the dicts in kfp's comments.
+
+    They come in the order of a protobuf map, another one in each process. The file's digest names
+    the version on the cluster, so that the same pipeline would be uploaded anew each time.
+    """
+
+    def sort_keys(found: re.Match[str]) -> str:
+        value = ast.literal_eval(found[2])
+        return f"{found[1]}{dict(sorted(value.items()))}{found[3]}"
+
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(_DICT_DEFAULT.sub(sort_keys, line) for line in lines))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge.errors import UserError
+from expunge_pipelines.jobs.parameters import drop_defaults, flatten_parameters
 from expunge_pipelines.kubeflow.connection import connect, translate_errors
 from expunge_pipelines.kubeflow.cron import check_cron
 from expunge_pipelines.kubeflow.settings import ClusterSettings
@@ -40,7 +41,7 @@ def create_schedule(
     client = connect()
     version, defaults = ensure_version(client, "forget", parameters, settings)
     # What is at its default stays out, so that a schedule shows what somebody chose.
-    given = {key: value for key, value in parameters.items() if value != defaults[key]}
+    given = drop_defaults(parameters, defaults)
     wanted = {"name": name, **given}
     with translate_errors("list its schedules"):
         before = _list_recurring(client, name)
@@ -204,7 +205,5 @@ def _build_row(kfp_run: Any, versions: Mapping[str, str]) -> dict[str, Any]:
         "version": versions.get(_get_reference(kfp_run)[1]),
         "id": kfp_run.recurring_run_id,
         "created_at": kfp_run.created_at.isoformat() if kfp_run.created_at else None,
-        "parameters": {
-            key: value for key, value in _get_parameters(kfp_run).items() if key != "name"
-        },
+        "parameters": flatten_parameters(parameters),
     }

@@ -3,16 +3,18 @@
 import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from expunge.config import GateConfig, TrainConfig
 from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.policy import Policy
+from expunge_pipelines.jobs.parameters import forget_parameters, train_parameters
 from expunge_pipelines.kubeflow.connection import connect
 from expunge_pipelines.kubeflow.follow import Polled, follow
 from expunge_pipelines.kubeflow.runs import check_id, read_run, start_run
 from expunge_pipelines.kubeflow.settings import ClusterSettings, DataSettings
-from expunge_pipelines.kubeflow.uploads import ensure_version, forget_parameters
+from expunge_pipelines.kubeflow.uploads import ensure_version
 
 # Where the team's ledger and registry are; a file on this machine is none of theirs.
 SHARED = {
@@ -40,22 +42,19 @@ def submit_train(
         UserError: the request is wrong, or names what no pod can see.
         OperationalError: the cluster cannot be reached or refuses.
     """
-    from expunge.registry.store import check_name
-    from expunge.steps.plan_training import check_model_name
+    from expunge.oracles import check_model_name
     from expunge_pipelines.jobs.train import check_known
 
-    check_model_name(check_name(name))
+    check_model_name(name)
     check_known(source, image_size, config.arch)
     check_paths(source, config, settings.data)
     _check_spread(config, settings)
-    recipe = {field: getattr(config, field) for field in TrainConfig.__dataclass_fields__}
-    parameters = {
-        **recipe,
-        "source": source,
-        "image_size": image_size,
-        "without": _parse_indices(without),
-        "chance_factor": GateConfig(chance_factor=chance_factor).chance_factor,
-    }
+    parameters = train_parameters(
+        source,
+        replace(config, without=tuple(_parse_indices(without))),
+        image_size=image_size,
+        gate=GateConfig(chance_factor=chance_factor),
+    )
     client = connect()
     version = ensure_version(client, "train", parameters, settings)[0]
     return _start(client, "train", name, version=version, given=parameters, settings=settings)
@@ -81,10 +80,9 @@ def submit_forget(
         RefusedError: the request waits for approval.
         OperationalError: the cluster, ledger or registry cannot be reached or refuses.
     """
-    from expunge.oracles import check_no_oracle_model
-    from expunge.registry.store import check_name
+    from expunge.oracles import check_model_name
 
-    check_no_oracle_model(check_name(name))
+    check_model_name(name)
     if classes:
         _check_shared()
     elif reason:

@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from expunge.config import BASE_CHECKS
 from expunge.errors import UserError
-from expunge.policy import Policy
 from expunge_pipelines.kubeflow.compile import compile_pipeline
 from expunge_pipelines.kubeflow.connection import translate_errors
 from expunge_pipelines.kubeflow.settings import ClusterSettings
@@ -67,15 +65,6 @@ def filter_names(operation: str, name: str) -> str:
     """Return a filter by name, as the server's lists take it."""
     predicate = {"operation": operation, "key": "display_name", "stringValue": name}
     return json.dumps({"predicates": [predicate]})
-
-
-def forget_parameters(rule: str, policy: Policy) -> dict[str, Any]:
-    """Return policy and rule under the names of the forget pipeline's parameters."""
-    gate = policy.gate
-    block = [] if set(gate.block) == set(BASE_CHECKS) else list(gate.block)
-    values = {field: getattr(gate, field) for field in ("budget", "forget_error", "worst_drop")}
-    values |= {"grade": gate.grade, "block": block, "rule": rule}
-    return values | {"approval": policy.approval}
 
 
 def _upload_once(client: Any, name: str, file: Path) -> Any:

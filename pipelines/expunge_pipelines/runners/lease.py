@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from expunge import environment, ledger, processes
 from expunge.errors import ExpungeError
-from expunge.steps.close_requests import CANCELLED, close_requests
+from expunge.lifecycle.settlement import CANCELLED, settle_run
 from expunge_pipelines.runners.environ import set_variables
 
 LEASE_SECONDS = 600.0  # how long a machine that lost its power keeps a request from the others
@@ -38,7 +38,7 @@ def hold_lease(name: str, run: str) -> Iterator[None]:
         except BaseException as problem:
             state = CANCELLED if isinstance(problem, KeyboardInterrupt) else ""
             with suppress(ExpungeError):  # the next run settles it; what was raised says more
-                close_requests(name, run, state=state, error=str(problem))
+                settle_run(name, run, state=state, error=str(problem))
                 if not state:  # the exit handler has closed it, and kfp told that little of why
                     ledger.explain_failure(run, str(problem))
             raise

@@ -45,7 +45,7 @@ TRAIN = ["train", "shapes", "--data", "digits", "--arch", "mlp"]
         (["oracles", "absent", "--classes", "1"], "there is no model 'absent'"),
         (["oracles", "shapes"], "Missing option '--classes'"),
         (["oracles", "shapes", "--classes", "1", "--seeds", "0"], "0 is not in the range"),
-        (["train", "a-oracles", *TRAIN[2:]], "names that end with -oracles belong to oracles"),
+        (["train", "a-oracles", *TRAIN[2:]], "or choose one that does not end with -oracles"),
         (["forget", "a-oracles", "--classes", "1"], "'a-oracles' holds oracles; name the model"),
         (["oracles", "a-oracles", "--classes", "1"], "'a-oracles' holds oracles; name the model"),
         (["rollback", "a-oracles"], "'a-oracles' holds oracles; name the model that they are for"),

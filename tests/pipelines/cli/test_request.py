@@ -319,9 +319,9 @@ def test_a_run_that_lost_every_race_says_so(
         ledger.claim_requests(name, run, base_version=1, classes=4, forgotten=(), lease_seconds=60)
         with monkeypatch.context() as patch:
             patch.setattr(ledger, "find_champion", lambda name: None)
-            from expunge.steps.close_requests import close_requests
+            from expunge.lifecycle.settlement import settle_run
 
-            close_requests(name, run)
+            settle_run(name, run)
         raise forgetting.RefusedError("the champion is version 2 by now")
 
     monkeypatch.setattr(forgetting, "_piped", overtaken)

@@ -80,7 +80,8 @@ def test_the_pipeline_passes_over_what_is_there(
 ) -> None:
     """In both of its shapes: a task for each seed, and the loop of a cluster."""
     started: list[str] = []
-    arguments = {"name": NAME, "version": 1, "source": "digits", "without": [GONE], "arch": "mlp"}
+    arguments = {"name": NAME, "version": 1, "source": "digits"}
+    arguments["recipe"] = {"arch": "mlp", "without": [GONE]}
     seeds = [seed_of(made)]
     pipeline = build_oracles(no_resources, () if looped else seeds)
     run_locally(pipeline, arguments | {"seeds": seeds}, on_start=started.append)

@@ -93,8 +93,8 @@ def test_the_parameters_are_returned_with_their_defaults(tmp_path: Path) -> None
     assert set(parameters) == set(written)
     missing = {key for key, value in parameters.items() if value is None}
     assert missing == {key for key, value in written.items() if not value.get("isOptional")}
-    assert {"name", "source", "arch"} == missing
-    assert (parameters["epochs"], parameters["without"]) == (20, [])
+    assert missing == {"name", "source"}
+    assert (parameters["recipe"]["epochs"], parameters["recipe"]["without"]) == (20, [])
 
 
 def test_the_command_takes_the_settings(site: Path, tmp_path: Path) -> None:

@@ -37,13 +37,13 @@ def only(rows: dict[str, Any]) -> Any:
 
 
 def test_a_schedule_as_the_server_has_it(server: KfpServer, tmp_path: Path) -> None:
-    row = make(" 0 0  2 * * *", budget=0.02, grade="suppressed")
+    row = make(" 0 0  2 * * *", gate={"budget": 0.02, "grade": "suppressed"})
     (sent,) = server.created
     assert sent["display_name"] == "expunge-forget-digits"
     assert sent["trigger"] == {"cron_schedule": {"cron": NIGHTLY}}
     assert (sent["mode"], sent["no_catchup"], sent["max_concurrency"]) == ("ENABLE", True, 1)
     assert "caching" not in json.dumps(sent).lower()
-    assert sent["runtime_config"] == {"parameters": {"name": "digits", "budget": 0.02}}
+    assert sent["runtime_config"] == {"parameters": {"name": "digits", "gate": {"budget": 0.02}}}
     version = only(server.versions)
     assert only(server.pipelines)["display_name"] == "expunge-forget"
     pinned = {key: version[key] for key in ("pipeline_id", "pipeline_version_id")}
@@ -69,8 +69,8 @@ def test_a_schedule_as_the_server_has_it(server: KfpServer, tmp_path: Path) -> N
 
 
 def test_twice_is_once(server: KfpServer) -> None:
-    first = make(budget=0.02)
-    again = make(" 0 0 2 * * *", budget=0.02, rule="auto")
+    first = make(gate={"budget": 0.02})
+    again = make(" 0 0 2 * * *", gate={"budget": 0.02}, rule="auto")
     assert again == first | {"created": False}
     assert len(server.recurring_runs) == len(server.versions) == 1
     assert server.requests.count(MADE) == 1
@@ -86,10 +86,11 @@ def test_two_models_share_a_version(server: KfpServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cron", "parameters"), [(HOURLY, {"budget": 0.02}), (NIGHTLY, {"budget": 0.03}), (NIGHTLY, {})]
+    ("cron", "parameters"),
+    [(HOURLY, {"gate": {"budget": 0.02}}), (NIGHTLY, {"gate": {"budget": 0.03}}), (NIGHTLY, {})],
 )
 def test_another_setting_replaces(cron: str, parameters: dict[str, Any], server: KfpServer) -> None:
-    old = make(budget=0.02)
+    old = make(gate={"budget": 0.02})
     new = make(cron, **parameters)
     assert (new["created"], new["replaced"]) == (True, [old["id"]])
     assert list(server.recurring_runs) == [new["id"]]
@@ -175,7 +176,7 @@ def test_an_answer_that_was_lost_makes_nothing_twice(path: str, server: KfpServe
 
 @pytest.mark.parametrize("name", ["name", "treshold"])
 def test_a_parameter_that_the_pipeline_does_not_take(name: str, server: KfpServer) -> None:
-    with pytest.raises(UserError, match=f"has no parameter {name}; expected some of .*budget, .*"):
+    with pytest.raises(UserError, match=f"has no parameter {name}; expected some of .*gate, .*"):
         make(**{name: "x"})
     assert not server.pipelines
 
@@ -194,7 +195,7 @@ def test_all_pages_are_listed(server: KfpServer) -> None:
 
 def test_what_is_listed(server: KfpServer) -> None:
     assert list_schedules() == []
-    row = make(block=["forget_error"])
+    row = make(gate={"block": ["forget_error"]})
     run = server.recurring_runs[row["id"]]
     server.recurring_runs["other"] = {**run, "display_name": "my-expunge-forget-run"}
     run.update(mode="DISABLE", status="DISABLED")
@@ -295,9 +296,11 @@ def test_a_policy_becomes_parameters(server: KfpServer, tmp_path: Path) -> None:
     command("digits", "--cron", NIGHTLY, "--policy", str(policy))
     assert only(server.recurring_runs)["runtime_config"]["parameters"] == {
         "name": "digits",
-        "grade": "forgotten",
-        "forget_error": 0.9,
-        "block": ["forget_error", "relearning"],
+        "gate": {
+            "grade": "forgotten",
+            "forget_error": 0.9,
+            "block": ["forget_error", "relearning"],
+        },
         "approval": True,
     }
     policy.write_text(f"budget: 0.015\nblock: [{', '.join(reversed(BASE_CHECKS))}]\n")
