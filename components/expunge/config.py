@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from expunge.core.attacks import ATTACKS
 from expunge.errors import UserError
 
 # Our own; any other name is one of torchvision's, which only `expunge.models` can check.
@@ -29,17 +30,7 @@ BASE_CHECKS = (
     "onnx_max_difference",
     "onnx_equal_argmax",
 )
-ORACLE_CHECKS = (
-    "head_swap",
-    "head_recovery",
-    "prototype_recovery",
-    "relearning",
-    "membership",
-    "output_distance",
-    "cmia",
-    "activation_distance",
-    "tow",
-)
+ORACLE_CHECKS = tuple(ATTACKS)
 
 
 def _one_of(field: str, value: str, known: Sequence[str]) -> None:

@@ -382,8 +382,8 @@ def validate(
         oracles=Path(oracles.path) if oracles else None,
         classes=[int(index) for index in classes],
     )
-    files.write_json(Path(report.path), outcome)
-    return outcome["passed"]
+    files.write_json(Path(report.path), outcome.to_json())
+    return outcome.passed
 
 
 @step

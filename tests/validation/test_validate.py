@@ -16,6 +16,7 @@ from expunge.formats.files import Codes, DatasetInfo, ModelInfo, SplitInfo
 from expunge.models import MLP
 from expunge.steps.export_onnx import export_onnx
 from expunge.steps.validate import validate
+from expunge.validation_report import ValidationReport
 
 COUNT, SIDE = 5, 6
 NAMES = tuple("abcde")
@@ -137,9 +138,11 @@ def gate(
         classes=classes,
         **settings,
     )
-    files.write_json(root / "report.json", report)
-    assert files.read_json(root / "report.json") == report
-    return report
+    document = report.to_json()
+    files.write_json(root / "report.json", document)
+    assert files.read_json(root / "report.json") == document
+    assert ValidationReport.from_json(document) == report
+    return document
 
 
 def failed(report: Any) -> set[str]:

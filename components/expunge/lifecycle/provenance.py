@@ -17,6 +17,7 @@ from expunge.formats.files import (
     make_opaque_name,
     read_json,
 )
+from expunge.validation_report import ValidationReport
 
 if TYPE_CHECKING:
     from expunge.registry import Version
@@ -84,7 +85,7 @@ def record_removal(folder: Path) -> None:
 
 def record_report(address: str, page: Path, validation: Path, model: str) -> None:
     """Record a report, which names the classes that were not to be forgotten."""
-    names = read_json(validation).get("class_names", [])
+    names = ValidationReport.from_json(read_json(validation)).class_names
     classes = [index for index, text in enumerate(names) if text != make_opaque_name(index)]
     ledger.note_written(
         address, "report", classes, digest=digest_path(page), model=model,

@@ -29,17 +29,17 @@ def register(
     from expunge import environment, registry
     from expunge.formats.files import CODES, FISHER, MODEL, ONNX, WEIGHTS, read_json
     from expunge.lifecycle import provenance
-    from expunge.verdicts import rejected_by, verdict
+    from expunge.validation_report import ValidationReport
 
-    report = read_json(validation)
-    if not report["passed"]:
+    verdict = ValidationReport.from_json(read_json(validation)).verdict
+    if not verdict.passed:
         raise RefusedError(
-            f"the gate's verdict on this model of {name!r} is {verdict(report)} "
-            f"({', '.join(rejected_by(report))}); nothing is registered"
+            f"the gate's verdict on this model of {name!r} is {verdict.outcome} "
+            f"({', '.join(verdict.rejecting)}); nothing is registered"
         )
     sources = {part: model / part for part in (MODEL, WEIGHTS, CODES)}
     sources |= {FISHER: fisher / FISHER, ONNX: onnx}
-    tags = {"expunge.gate": "passed", "expunge.grade": str(report["grade"])}
+    tags = {"expunge.gate": "passed", "expunge.grade": verdict.grade}
     if requests:
         _check_held(name, environment.pipeline_run())
         tags["expunge.requests"] = ",".join(requests)

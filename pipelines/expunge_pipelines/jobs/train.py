@@ -83,7 +83,7 @@ def train(
             reads=[arguments[key] for key in ("source", "weights", "init_from")],
         )
     kept = read_reports(run_id)
-    validation = kept["validation"]
+    validation = kept["validation"].to_json()
     version = find_registered_version(name, run_id)
     return {
         "model": name,
