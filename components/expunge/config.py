@@ -16,7 +16,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "none")
 AUGMENTATIONS = ("auto", "none", "flip", "crop-flip")
 RULES = ("auto", "paper", "natural")
-# What a forget that passed is called, the lesser first; `core.grades` says what each takes.
+# What a forget that passed is called, the lesser first; `core.grading.grades` says what each takes.
 GRADES = ("suppressed", "forgotten")
 # Every check of a forget. The first reject by default. The others compare with oracles: they decide
 # whether a model is graded forgotten, and reject where a policy names them.
@@ -163,7 +163,7 @@ class PerturbConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """The gate's thresholds, as fractions; `core.gate` never applies them finer than n can tell.
+    """The gate's thresholds, as fractions; no check applies them finer than n samples can tell.
 
     `grade` is the lowest that a promotion needs, `block` the checks whose failing rejects.
     """

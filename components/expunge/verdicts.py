@@ -35,7 +35,7 @@ class Verdict:
         return PASSED if self.passed else REJECTED
 
     @property
-    def rejecting(self) -> list[str]:
+    def rejections(self) -> list[str]:
         """The checks that block and failed, or could not be made, by name.
 
         "grade" where nothing but the grade is lower than needed.
@@ -85,7 +85,7 @@ def read_verdict(document: Mapping[str, Any]) -> str:
 
 def list_rejecting(document: Mapping[str, Any]) -> list[str]:
     """Return the names of what rejected a model, by a report or the result of a command."""
-    return Verdict.from_json(document).rejecting
+    return Verdict.from_json(document).rejections
 
 
 verdict, rejected_by = read_verdict, list_rejecting  # as the command calls them

@@ -23,7 +23,8 @@ from expunge.validation_report import HELD_OUT, ORIGINAL, UNLEARNED
 
 GONE, CLASSES = 3, 10
 SEEDS = (1001, 1002, 1003, 1004)
-RECIPE = TrainConfig(arch="mlp", epochs=30, batch_size=32, learning_rate=0.05)
+# As short as the grades allow: the controls have to get theirs from models that know the digits.
+RECIPE = TrainConfig(arch="mlp", epochs=8, batch_size=32, learning_rate=0.1)
 
 
 @pytest.fixture(scope="module", autouse=True)

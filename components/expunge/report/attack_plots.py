@@ -162,10 +162,10 @@ def plot_relearning(report: ValidationReport) -> Plot:
             f"{len(handles)} curves from step {found.steps[0]} to step {found.steps[-1]}.",
         )
     reading = (
-        "Copies of all models are fine-tuned alike, on images among which a few are of the "
-        "classes. Of several classes, the one that is back furthest is drawn. A model that let go "
-        "of the class rises like the models retrained without it: their mean is dashed, their "
-        "range grey. A model that hides the class rises at once."
+        "Copies of all models are fine-tuned alike, on a few images of the classes among others. "
+        "Of several classes, the one that is back furthest is drawn. A model that let go of the "
+        "class rises like the models retrained without it: their mean is dashed, their range grey. "
+        "A model that hides the class rises at once."
     )
     return Plot("plot-relearning", heading, reading, svg)
 

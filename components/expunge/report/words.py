@@ -200,9 +200,9 @@ def list_not_shown(report: ValidationReport) -> list[str]:
             )
     if not report.oracles:
         found.append(
-            "Nothing was compared with retrained models. So nobody knows what else the layers "
-            "before the last hold, how fast the class can be relearned, or whether its training "
-            "images can be recognised."
+            "Nothing was compared with retrained models. So this run does not tell what else the "
+            "layers before the last hold, how fast the class can be relearned, or whether its "
+            "training images can be recognised."
         )
     else:
         found += _describe_unmeasured(report)

@@ -57,7 +57,7 @@ def log_run(
     run = environment.pipeline_run()
     if kind == "forget" and run:
         # a forget has a validation in every case; a claim without a verdict cannot be settled
-        failed = validation.verdict.rejecting if validation else []
+        failed = validation.verdict.rejections if validation else []
         ledger.note_verdict(run, tags["gate"], failed, run_id)
     for file, path in files.items():
         if validation and file in (f"{VALIDATION}.json", "report.html"):
@@ -74,7 +74,7 @@ def _summarise_gate(report: "ValidationReport") -> tuple[dict[str, float], dict[
                 metrics[f"{kind}/{check.name}"] = float(value)
     tags = {
         "gate": report.verdict.outcome,
-        "gate.failed": ",".join(report.verdict.rejecting),
+        "gate.failed": ",".join(report.verdict.rejections),
         "expunge.grade": report.grade,
     }
     return metrics, tags

@@ -35,7 +35,7 @@ def register(
     if not verdict.passed:
         raise RefusedError(
             f"the gate's verdict on this model of {name!r} is {verdict.outcome} "
-            f"({', '.join(verdict.rejecting)}); nothing is registered"
+            f"({', '.join(verdict.rejections)}); nothing is registered"
         )
     sources = {part: model / part for part in (MODEL, WEIGHTS, CODES)}
     sources |= {FISHER: fisher / FISHER, ONNX: onnx}

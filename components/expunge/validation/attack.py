@@ -68,9 +68,9 @@ def load_oracles(subject: Subject, folder: Path | None) -> list[StoredModel]:
     """
     # by name, since the last one is held out: two validations have to hold out the same
     paths = sorted(path for path in folder.iterdir() if path.is_dir()) if folder else []
-    if paths and subject.changed_splits:
+    if paths and subject.split_changes:
         raise UserError(
-            f"the images of split {' and '.join(subject.changed_splits)} of {subject.info.source} "
+            f"the images of split {' and '.join(subject.split_changes)} of {subject.info.source} "
             "are not those that the model and its oracles were trained on, so nothing can be "
             "compared; put them back"
         )

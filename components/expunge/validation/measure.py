@@ -38,12 +38,12 @@ class Subject:
         return self.original or self.model
 
     @property
-    def retained(self) -> list[int]:
+    def classes_that_stay(self) -> list[int]:
         """The classes that the model should know."""
         return [index for index in self.owner.info.retained if index not in self.classes]
 
     @property
-    def changed_splits(self) -> list[str]:
+    def split_changes(self) -> list[str]:
         """The splits that are not what the model was trained with, as far as it says."""
         known = self.owner.info.data_digests
         splits = self.info.splits.items()
@@ -95,7 +95,7 @@ def measure(subject: Subject, onnx_file: Path) -> Measurement:
     parity = onnx.parity(subject.model, onnx_file, batches)
     labels_N = split.labels_N
     samples = torch.bincount(labels_N, minlength=len(subject.model.info.class_names)).tolist()
-    needed = [*subject.classes, *subject.retained]
+    needed = [*subject.classes, *subject.classes_that_stay]
     empty = [index for index in needed if not samples[index]]
     if empty:
         raise UserError(
@@ -160,8 +160,8 @@ def _judge_codes(judged: StoredModel, owner: StoredModel) -> Tensor:
 
 def measure_retained(subject: Subject, per_class: Sequence[float], samples: Sequence[int]) -> float:
     """Return the accuracy over all test images of the classes that the model should know."""
-    right = sum(per_class[i] * samples[i] for i in subject.retained)
-    return right / sum(samples[i] for i in subject.retained)
+    right = sum(per_class[i] * samples[i] for i in subject.classes_that_stay)
+    return right / sum(samples[i] for i in subject.classes_that_stay)
 
 
 def summarise(subject: Subject, per_class: Sequence[float], samples: Sequence[int]) -> Accuracies:

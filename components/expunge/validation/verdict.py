@@ -29,7 +29,7 @@ def check(config: GateConfig, subject: Subject, measured: Measurement) -> list[C
 
 
 def _check_training(config: GateConfig, subject: Subject, measured: Measurement) -> list[Check]:
-    trained = subject.retained
+    trained = subject.classes_that_stay
     return gate.check_training(
         code_accuracy=measured.codes_right_K.mean().item(),
         test_accuracy=measure_retained(subject, measured.after, measured.samples),
@@ -123,8 +123,8 @@ def _decide_forget(
     enough = grade == "forgotten" or (grade, config.grade) == ("suppressed", "suppressed")
     # the most important reason stands first: the page and the command show it first
     reasons = [*findings.problems, *findings.reasons]
-    if subject.changed_splits:
-        changed = " and ".join(subject.changed_splits)
+    if subject.split_changes:
+        changed = " and ".join(subject.split_changes)
         text = f"Measured on other images than the model's own: split {changed}."
         reasons.insert(len(findings.problems), text)
     if unmade:

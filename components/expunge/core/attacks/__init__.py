@@ -141,9 +141,8 @@ ATTACKS: dict[str, Attack] = {
             tolerance=Tolerance(margin=0.05, cap=0.03),
             module="class_membership",
             label="class membership",
-            meaning="How well discriminators recognise this model's outputs on the class. They are "
-            "fitted to the outputs of models retrained without the class; "
-            f"{_LIKE_RETRAINED}.",
+            meaning="How well discriminators recognise this model's outputs on the class, compared "
+            "with models retrained without it. They are fitted to the outputs of such models.",
         ),
         Attack(
             "activation_distance",
