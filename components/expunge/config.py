@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from expunge.core.attacks import ATTACKS
 from expunge.core.rules import list_rule_choices
 from expunge.errors import UserError
 from expunge.knobs import JsonSettings, check_choice, check_range, describe, list_fields, restore
@@ -19,7 +20,7 @@ from expunge.knobs import JsonSettings, check_choice, check_range, describe, lis
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "none")
 AUGMENTATIONS = ("auto", "none", "flip", "crop-flip")
-# What a forget that passed is called, the lesser first; `core.grades` says what each takes.
+# What a forget that passed is called, the lesser first; `core.grading.grades` says what each takes.
 GRADES = ("suppressed", "forgotten")
 # Every check of a forget. The first reject by default. The others compare with oracles: they decide
 # whether a model is graded forgotten, and reject where a policy names them.
@@ -33,17 +34,7 @@ BASE_CHECKS = (
     "onnx_max_difference",
     "onnx_equal_argmax",
 )
-ORACLE_CHECKS = (
-    "head_swap",
-    "head_recovery",
-    "prototype_recovery",
-    "relearning",
-    "membership",
-    "output_distance",
-    "cmia",
-    "activation_distance",
-    "tow",
-)
+ORACLE_CHECKS = tuple(ATTACKS)
 
 
 # What the gate reads of a training, and of a forget: the rest of a `GateConfig` is not asked for.

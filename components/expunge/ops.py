@@ -337,8 +337,8 @@ def validate(
         oracles=Path(oracles.path) if oracles else None,
         classes=restore_classes(classes),
     )
-    files.write_json(Path(report.path), outcome)
-    return outcome["passed"]
+    files.write_json(Path(report.path), outcome.to_json())
+    return outcome.passed
 
 
 @step

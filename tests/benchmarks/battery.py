@@ -11,7 +11,7 @@ seeds: what an original's seed was does not matter to a model that never saw it.
 Every model is kept in the work folder as soon as it is trained, and every row in `battery.jsonl` as
 soon as it is measured; a run that was stopped goes on where it was. `--train-only` ends there. Rows
 belong to the code that made them: delete the file when the battery has changed. The margins of the
-gate (`core/grades.py`) were set on these models, so their rates are those of the sample itself.
+attacks (`core/attacks`) were set on these models, so their rates are those of the sample itself.
 """
 
 import argparse
@@ -27,7 +27,9 @@ from typing import Any
 from forgetting import machine, parser, prepared_model
 
 from expunge.config import ORACLE_CHECKS, GateConfig, PerturbConfig, TrainConfig
-from expunge.core.grading.battery import Request, Seen
+from expunge.core.attacks.case import Case, Seen
+from expunge.core.attacks.membership import attack_model
+from expunge.core.attacks.relearning import count_steps
 from expunge.core.grading.grades import BODY
 from expunge.core.grading.judge import Judgement, judge
 from expunge.core.heads import mask_heads, with_head
@@ -132,7 +134,7 @@ def _bench(work: Path, original: StoredModel, index: int) -> Bench:
     info = load_dataset_info(dataset)
     retain = [i for i in range(len(info.class_names)) if i != index]
     scale = original.info.mean, original.info.std
-    return open_bench(dataset, info, scale, [index], retain, best_device())
+    return open_bench(dataset, info, scale, forget=[index], retain=retain)
 
 
 def _module(path: Path) -> Any:
@@ -155,7 +157,7 @@ def _judge(
     models = {"original": original}
     codes_KCHW = stored.codes.images_KCHW[stored.codes.classes_K != index].to(best_device())
     for name, mask in mask_heads(module, codes_KCHW, [index], bench.num_classes).items():
-        models[name] = original.under(mask, bench.relearn(with_head(module, mask)))
+        models[name] = original.swap_head(mask, bench.relearn(with_head(module, mask)))
     held_out = seed % len(oracles)
     models["oracle"] = oracles[held_out]
     for name, settings in METHODS.items():
@@ -165,10 +167,11 @@ def _judge(
         models[name] = bench.see(_unlearned(given.work, model, index, own))
     compared = [oracle for i, oracle in enumerate(oracles) if i != held_out]
     retain = tuple(i for i in range(bench.num_classes) if i != index)
-    request = Request((index,), retain, original, SEED)
-    found = judge(request, models, compared, ("original", "mask"), GateConfig().forget_error)
+    case = Case((index,), retain, original, SEED)
+    least = GateConfig().forget_error
+    found = judge(case, models, compared, ("original", "mask"), forget_error=least)
     print(f"  {time.perf_counter() - since:.0f} s", flush=True)
-    return {name: _row(name, models[name], found) for name in models}
+    return {name: _row(name, case, models[name], found) for name in models}
 
 
 def _unlearned(work: Path, model: Path, index: int, settings: Mapping[str, Any]) -> Any:
@@ -178,7 +181,7 @@ def _unlearned(work: Path, model: Path, index: int, settings: Mapping[str, Any])
     return _module(unlearned)
 
 
-def _row(name: str, seen: Seen, found: Judgement) -> dict[str, Any]:
+def _row(name: str, case: Case, seen: Seen, found: Judgement) -> dict[str, Any]:
     values = {metric: found.values[name][metric][0] for metric in METRICS}
     oracles = {
         metric: [own[metric][0] for own in found.oracles if own[metric][0] is not None]
@@ -193,8 +196,8 @@ def _row(name: str, seen: Seen, found: Judgement) -> dict[str, Any]:
         "thresholds": {metric: check.threshold for metric, check in found.checks[name].items()},
         "passed": {metric: check.passed for metric, check in found.checks[name].items()},
         "counting": sorted(name for name, row in found.counting.items() if any(row)),
-        "steps_to_relearn": found.alone[name].steps_to_relearn,
-        "auc": found.alone[name].membership.auc,
+        "steps_to_relearn": count_steps(case, seen),
+        "auc": attack_model(seen, case.forget).auc,
     }
 
 

@@ -82,7 +82,8 @@ def _forget(
     config = PerturbConfig(classes, rule, lambdas)
     work_report = perturb(config, model, terms, unlearned, parent="benchmark/1")
     export_onnx(unlearned, onnx)
-    report = validate(GateConfig(), work / "dataset", unlearned, onnx, base=model, classes=classes)
+    found = validate(GateConfig(), work / "dataset", unlearned, onnx, base=model, classes=classes)
+    report = found.to_json()
     before, after = report["before"], report["after"]
     kept = [i for i in range(len(before["per_class"])) if i not in classes]
     drops = {i: before["per_class"][i] - after["per_class"][i] for i in kept}

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from expunge.config import BASE_CHECKS
+from expunge.report import render
+from expunge.validation_report import MODELS, ValidationReport
 
 Report = dict[str, Any]
 
@@ -20,7 +22,11 @@ ATTACKS: dict[str, tuple[list[float | None], list[float], float | None]] = {
     "activation_distance": ([0.31, 1.12, 0.62, 0.6, 0.24], [0.22, 0.25, 0.21], 0.15),
     "tow": ([0.985, 0.02, 0.97, 0.97, 0.992], [0.991, 0.994, 0.99], 0.035),
 }
-MODELS = ("unlearned", "original", "mask", "soft-mask", "held-out")
+
+
+def render_document(report: Report, made: Report) -> str:
+    """Render what is written as JSON."""
+    return render(ValidationReport.from_json(report), made)
 
 
 def check(name: str, value: float | None, compare: str, threshold: float, **more: Any) -> Report:

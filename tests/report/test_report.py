@@ -10,10 +10,19 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 
 import pytest
-from forget_reports import ATTACKS, Report, check, validation, with_oracles, work
+from forget_reports import (
+    ATTACKS,
+    Report,
+    check,
+    render_document,
+    validation,
+    with_oracles,
+    work,
+)
 
 from expunge.config import BASE_CHECKS, ORACLE_CHECKS
-from expunge.report import drawing, plots, render, words
+from expunge.report import drawing, plots, words
+from expunge.validation_report import Depth, ValidationReport
 
 PLOTS = ("accuracy", "strength", "layers", "attacks", "relearning")
 CLAIM = re.compile(r"\b(is|are|was|were|has|have|been) (now )?forgotten\b")
@@ -57,7 +66,7 @@ class Page(HTMLParser):
 
 
 def page(report: Report, made: Report | None = None) -> Page:
-    return Page(render(report, work() if made is None else made))
+    return Page(render_document(report, work() if made is None else made))
 
 
 def failed() -> Report:
@@ -117,7 +126,7 @@ def test_every_check_is_there_with_its_verdict_and_its_meaning(report: Report) -
 
 
 def test_a_page_is_whole_and_asks_nothing_of_a_network(report: Report) -> None:
-    text = render(report, work())
+    text = render_document(report, work())
     read = Page(text)
     assert len(read.ids) == len(set(read.ids))
     assert "://" not in text
@@ -134,17 +143,17 @@ def test_a_page_is_whole_and_asks_nothing_of_a_network(report: Report) -> None:
 
 
 def test_equal_reports_give_equal_bytes() -> None:
-    first = render(with_oracles(), work())
-    assert render(with_oracles(), work()) == first
+    first = render_document(with_oracles(), work())
+    assert render_document(with_oracles(), work()) == first
     other = with_oracles()
     other["after"]["per_class"][4] -= 0.1
-    assert render(other, work()) != first
+    assert render_document(other, work()) != first
 
 
 def test_nothing_is_changed_in_what_is_rendered() -> None:
     given, made = with_oracles(), work()
     kept = copy.deepcopy((given, made))
-    render(given, made)
+    render_document(given, made)
     assert (given, made) == kept
 
 
@@ -156,8 +165,8 @@ def test_every_check_and_metric_has_a_meaning() -> None:
 def test_no_sentence_claims_more_than_the_grade(name: str) -> None:
     read = page(REPORTS[name]())
     assert not CLAIM.search(read.plain())
-    assert words.meaning(with_oracles()) not in read.plain()
-    assert "That the layers before the last let go of the class was not shown." in read.plain(
+    assert words.explain_grade(ValidationReport.from_json(with_oracles())) not in read.plain()
+    assert "It was not shown that the layers before the last let go of the class." in read.plain(
         "not-shown"
     )
 
@@ -167,10 +176,10 @@ def test_suppressed_is_about_the_outputs_alone() -> None:
     assert read.plain("grade") == read.plain("needed") == "suppressed"
     assert read.plain("outcome") == "✓ passed"
     assert read.plain("meaning") == (
-        "The outputs make the error on class 3 that is asked for. That the layers before the last "
-        "have let go was not shown."
+        "The outputs make the error on class 3 that is asked for. It was not shown that the layers "
+        "before the last have let go."
     )
-    assert "The error on class 3 is 99.7 % at least, on 980 test images" in read.plain("shown")
+    assert "The error on class 3 is at least 99.7 %, on 980 test images" in read.plain("shown")
     assert "Nothing was compared with retrained models." in read.plain("not-shown")
     assert validation()["reasons"][0] in read.plain("not-shown")
     assert "retrained without" not in read.plain("shown")
@@ -182,11 +191,11 @@ def test_forgotten_rests_on_the_comparisons_that_can_tell() -> None:
     shown, not_shown = read.plain("shown"), read.plain("not-shown")
     assert "by head recovery, prototype recovery, output distance, class membership and" in shown
     assert not any(name in shown for name in ("relearning", "tug of war", "head swap"))
-    assert "so that passing them shows nothing: relearning and tug of war" in not_shown
-    assert "Has no value for this model in this run: membership." in not_shown
+    assert "so passing them shows nothing: relearning and tug of war" in not_shown
+    assert "There is no value for this model in this run of: membership." in not_shown
     assert "not what each layer before it holds" in not_shown
     assert "no proof that the training data cannot be inferred" in not_shown
-    assert "let go of the class was not shown" not in not_shown
+    assert "It was not shown that" not in not_shown
 
 
 def test_a_failed_run_says_which_check_rejects_it() -> None:
@@ -262,18 +271,18 @@ def test_no_damage_was_measured() -> None:
 
 def test_the_order_of_keys_in_a_file_does_not_matter() -> None:
     stored = [json.loads(json.dumps(value, sort_keys=True)) for value in (with_oracles(), work())]
-    assert render(*stored) == render(with_oracles(), work())
+    assert render_document(*stored) == render_document(with_oracles(), work())
 
 
 def test_a_name_is_shown_as_it_is() -> None:
     names = ['<b>&"', "$x^2$ \\frac", "<script>alert(1)</script>", "日本", "a\nb\u202e\x00c"]
     report = validation((5,), 6)
     report["class_names"][:5] = names
-    text = render(report, work())
+    text = render_document(report, work())
     read = Page(text)
     figure = read.plain("plot-accuracy")
     for name in names[:4]:
-        assert drawing.readable(name) in figure
+        assert drawing.clean_name(name) in figure
         assert html.escape(name, quote=False) in text
     assert "a b\ufffd\ufffdc" in figure
     assert "<b>" not in text
@@ -283,7 +292,7 @@ def test_a_name_is_shown_as_it_is() -> None:
 def test_a_lone_surrogate_can_be_written() -> None:
     report = validation()
     report["class_names"][0] = "caf\udce9"
-    assert "caf\ufffd" in render(report, work()).encode().decode()
+    assert "caf\ufffd" in render_document(report, work()).encode().decode()
 
 
 def test_names_of_what_was_forgotten_stay_opaque() -> None:
@@ -294,7 +303,7 @@ def test_names_of_what_was_forgotten_stay_opaque() -> None:
 def test_of_many_classes_the_worst_are_drawn_and_it_says_so() -> None:
     report = validation((10, 900), 1000)
     report["after"]["per_class"][777] = 0.2
-    plot = plots.accuracy(report)
+    plot = plots.plot_accuracy(ValidationReport.from_json(report))
     labels = {element.text for element in ET.fromstring(plot.svg).iter("text")}
     assert {"10 · forgotten-10", "900 · forgotten-900", "777 · digit 777"} <= labels
     assert len([label for label in labels if label and "·" in label]) == plots.MOST_ROWS
@@ -305,7 +314,7 @@ def test_of_many_classes_the_worst_are_drawn_and_it_says_so() -> None:
 def test_of_many_forgotten_classes_those_with_the_lowest_error_are_drawn() -> None:
     report = validation(range(0, 1000, 4), 1000)
     report["after"]["per_class"][400] = 0.3
-    plot = plots.accuracy(report)
+    plot = plots.plot_accuracy(ValidationReport.from_json(report))
     assert "400 · forgotten-400" in plot.svg
     assert "20 of the 250 classes to forget, those with the lowest error" in plot.note
     assert "and 230 more" in page(report).plain()
@@ -313,21 +322,21 @@ def test_of_many_forgotten_classes_those_with_the_lowest_error_are_drawn() -> No
 
 def test_the_layers_that_changed_most_are_drawn_in_the_models_order() -> None:
     rows = [{"name": f"layer{i}.", "relative_change": float(i % 50)} for i in range(100)]
-    plot = plots.layers({"layers": rows})
+    plot = plots.plot_layers(Depth.from_json({"layers": rows}))
     found = re.findall(r"layer(\d+)\.", plot.svg)
     assert [int(i) for i in found] == [i for i in range(100) if i % 50 >= 30]
     assert "40 of 100 layers" in plot.note
 
 
 def test_numbers_say_no_more_than_they_are() -> None:
-    assert words.percent(0.99996) == "99.996 %"
-    assert words.percent(1.0) == "100.0 %"
-    assert words.percent(1 - 1e-9) == "over 99.9999 %"
-    assert words.percent(1e-9) == "under 0.0001 %"
-    assert words.percent(None) == "not measured"
-    assert words.apart(0.949996, 0.95) == ("0.949996", "0.95")
-    assert words.apart(0.95, 0.95) == ("0.95", "0.95")
-    assert words.apart(None, 1.0) == ("none", "1")
+    assert words.format_percent(0.99996) == "99.996 %"
+    assert words.format_percent(1.0) == "100.0 %"
+    assert words.format_percent(1 - 1e-9) == "over 99.9999 %"
+    assert words.format_percent(1e-9) == "under 0.0001 %"
+    assert words.format_percent(None) == "not measured"
+    assert words.format_pair(0.949996, 0.95) == ("0.949996", "0.95")
+    assert words.format_pair(0.95, 0.95) == ("0.95", "0.95")
+    assert words.format_pair(None, 1.0) == ("none", "1")
 
 
 def test_how_it_was_made() -> None:

@@ -12,9 +12,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from forget_reports import validation, with_oracles, work
-
-from expunge.report import render
+from forget_reports import render_document, validation, with_oracles, work
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
@@ -79,7 +77,7 @@ def test_the_page_in_a_browser(
 
     report = with_oracles() if name == "oracles" else validation()
     report["class_names"][0] = '<b>&"$x$'
-    text = render(report, work())
+    text = render_document(report, work())
     page, probed = tmp_path / "page.html", tmp_path / "probed.html"
     page.write_text(text, encoding="utf-8")
     # the page's own policy lets no script run, so the probe's copy goes without it
@@ -112,7 +110,7 @@ def test_the_page_in_a_browser(
 
 
 def test_no_script_runs_in_the_page_itself(browser: str, tmp_path: Path) -> None:
-    text = render(validation(), work()).replace("</body>", PROBE)
+    text = render_document(validation(), work()).replace("</body>", PROBE)
     (tmp_path / "probed.html").write_text(text, encoding="utf-8")
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.replace("WIDTH", "800"), encoding="utf-8")

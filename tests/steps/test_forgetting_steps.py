@@ -120,7 +120,7 @@ def test_the_gate_passes_what_forgot(trained: Path, tmp_path: Path) -> None:
     report = validate(
         GateConfig(), trained / "data", work / "unlearned", work / "model.onnx",
         base=trained / "model", classes=[1],
-    )  # fmt: skip
+    ).to_json()  # fmt: skip
     assert report["passed"]
     assert report["grade"] == "suppressed"
     assert report["before"]["per_class"][1] > 0.95
@@ -132,7 +132,7 @@ def test_the_original_fails_as_its_own_unlearned_model(trained: Path) -> None:
     report = validate(
         GateConfig(), trained / "data", trained / "model", trained / "model.onnx",
         base=trained / "model", classes=[1],
-    )  # fmt: skip
+    ).to_json()  # fmt: skip
     failed = {row["name"] for row in report["checks"] if row["blocks"] and not row["passed"]}
     assert failed == {"forget_error", "codes_forgotten"}
     assert (report["passed"], report["grade"]) == (False, "failed")
@@ -143,13 +143,15 @@ def test_another_models_onnx_fails_parity(trained: Path, tmp_path: Path) -> None
     report = validate(
         GateConfig(), trained / "data", work / "unlearned", trained / "model.onnx",
         base=trained / "model", classes=[1],
-    )  # fmt: skip
+    ).to_json()  # fmt: skip
     failed = {row["name"] for row in report["checks"] if row["blocks"] and not row["passed"]}
     assert failed == {"onnx_max_difference", "onnx_equal_argmax"}
 
 
 def test_a_trained_model_is_checked_on_codes_and_accuracy(trained: Path) -> None:
-    report = validate(GateConfig(), trained / "data", trained / "model", trained / "model.onnx")
+    report = validate(
+        GateConfig(), trained / "data", trained / "model", trained / "model.onnx"
+    ).to_json()
     assert report["passed"]
     assert report["grade"] == "trained"
     assert report["after"]["test_accuracy"] > 0.95
@@ -166,7 +168,7 @@ def test_a_second_forget_checks_the_first(trained: Path, tmp_path: Path) -> None
     export_onnx(second, tmp_path / "second.onnx")
     report = validate(
         GateConfig(), trained / "data", second, tmp_path / "second.onnx", base=first, classes=[3]
-    )
+    ).to_json()
     assert "erased_stay_erased" in {check["name"] for check in report["checks"]}
     assert load_model_info(second).forgotten == (1, 3)
     with pytest.raises(UserError, match="class 1 is already forgotten"):

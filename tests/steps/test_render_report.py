@@ -2,11 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
-from forget_reports import validation, work
+from forget_reports import render_document, validation, work
 
 from expunge.errors import UserError
 from expunge.formats.files import write_json
-from expunge.report import render
 from expunge.steps.render_report import render_report
 
 
@@ -20,7 +19,7 @@ def write(folder: Path) -> tuple[Path, Path]:
 def test_the_page_is_written(tmp_path: Path) -> None:
     page = tmp_path / "new" / "report.html"
     render_report(*write(tmp_path), page)
-    assert page.read_text(encoding="utf-8") == render(validation(), work())
+    assert page.read_text(encoding="utf-8") == render_document(validation(), work())
     assert [left.name for left in page.parent.iterdir()] == ["report.html"]
 
 

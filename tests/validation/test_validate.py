@@ -23,6 +23,7 @@ from expunge.formats.model import Codes, ModelInfo, load_model, make_opaque_name
 from expunge.models.mlp import MLP
 from expunge.steps.export_onnx import export_onnx
 from expunge.steps.validate import validate
+from expunge.validation_report import ValidationReport
 
 COUNT, SIDE = 5, 6
 NAMES = tuple("abcde")
@@ -144,9 +145,11 @@ def gate(
         classes=classes,
         **settings,
     )
-    write_json(root / "report.json", report)
-    assert read_json(root / "report.json") == report
-    return report
+    document = report.to_json()
+    write_json(root / "report.json", document)
+    assert read_json(root / "report.json") == document
+    assert ValidationReport.from_json(document) == report
+    return document
 
 
 def failed(report: Any) -> set[str]:

@@ -11,6 +11,7 @@ from expunge import environment, ledger
 from expunge.formats.dataset import DATASET, load_dataset_info
 from expunge.formats.files import digest_file, read_json
 from expunge.formats.model import MODEL, load_model_info, make_opaque_name
+from expunge.validation_report import ValidationReport
 
 if TYPE_CHECKING:
     from expunge.registry import Version
@@ -78,7 +79,7 @@ def record_removal(folder: Path) -> None:
 
 def record_report(address: str, page: Path, validation: Path, model: str) -> None:
     """Record a report, which names the classes that were not to be forgotten."""
-    names = read_json(validation).get("class_names", [])
+    names = ValidationReport.from_json(read_json(validation)).class_names
     classes = [index for index, text in enumerate(names) if text != make_opaque_name(index)]
     ledger.note_written(
         address, "report", classes, digest=digest_path(page), model=model,

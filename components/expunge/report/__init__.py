@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from expunge.report import attack_plots, plots, tables, words
-from expunge.verdicts import verdict
+from expunge.validation_report import Accuracies, ValidationReport
 
 TEMPLATE = "page.html.j2"
 
 
-def render(validation: Mapping[str, Any], work: Mapping[str, Any]) -> str:
-    """The page of a forget, from the reports of `validate` and `perturb`; equal ones, equal bytes.
+def render(report: ValidationReport, work: Mapping[str, Any]) -> str:
+    """Return the page of a forget, from what `validate` and `perturb` reported.
 
-    What may be absent or null is left out, and the page says so in words. Names of classes are
-    texts that a user gave: they are shown, never read as HTML, SVG or mathematics.
+    Equal reports give equal bytes. What may be absent or null is left out, and the page says so in
+    words. Names of classes are texts that a user gave: they are shown, never read as HTML, SVG or
+    mathematics.
     """
     import jinja2
 
@@ -24,33 +25,33 @@ def render(validation: Mapping[str, Any], work: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": words.number, "percent": words.percent}
+    environment.filters |= {"number": words.format_number, "percent": words.format_percent}
     figures = [
-        plots.accuracy(validation),
-        plots.strength(work, validation.get("policy") or {}),
-        plots.layers(validation.get("depth") or {}),
-        attack_plots.attacks(validation),
-        attack_plots.relearning(validation),
+        plots.plot_accuracy(report),
+        plots.plot_strengths(work, report.policy),
+        plots.plot_layers(report.depth),
+        attack_plots.plot_attacks(report),
+        attack_plots.plot_relearning(report),
     ]
     return environment.get_template(TEMPLATE).render(
-        classes=words.classes(validation["classes"]),
-        one_class=len(validation["classes"]) == 1,
-        grade=validation["grade"],
-        needed=validation.get("needed"),
-        outcome=verdict(validation),
-        meaning=words.meaning(validation),
-        before=validation["before"],
-        after=validation["after"],
-        oracles=validation.get("oracles") or 0,
-        shown=words.shown(validation),
-        not_shown=words.not_shown(validation),
-        reasons=validation.get("reasons") or [],
-        trustworthy=validation.get("trustworthy", True),
+        classes=words.name_classes(report.classes),
+        one_class=len(report.classes) == 1,
+        grade=report.grade,
+        needed=report.verdict.needed,
+        outcome=report.verdict.outcome,
+        meaning=words.explain_grade(report),
+        before=report.before or Accuracies(),
+        after=report.after,
+        oracles=report.oracles,
+        shown=words.list_shown(report),
+        not_shown=words.list_not_shown(report),
+        reasons=report.verdict.reasons,
+        trustworthy=report.verdict.trustworthy,
         figures=figures,
-        per_class=tables.per_class(validation),
-        attacks=tables.attacks(validation),
-        unchecked=tables.unchecked(validation),
-        checks=tables.checks(validation),
-        controls=words.controls(validation),
-        making=tables.making(validation, work),
+        per_class=tables.tabulate_classes(report),
+        attacks=tables.tabulate_attacks(report),
+        unchecked=tables.list_unchecked(report),
+        checks=tables.tabulate_checks(report),
+        controls=words.order_controls(report),
+        making=tables.tabulate_making(report, work),
     )

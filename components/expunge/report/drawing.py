@@ -1,4 +1,4 @@
-"""What every plot of the report shares: colours, fonts, and how a figure becomes inline SVG."""
+"""Drawing for the report: colours, fonts, and how a figure becomes inline SVG."""
 
 import re
 import unicodedata
@@ -35,6 +35,7 @@ MODELS = {
     "soft-mask": (PURPLE, "D"),
     "held-out": (GREEN, "^"),
 }
+_LINK = re.compile(r"url\(#([^)]+)\)")
 _FONT = "DejaVu Sans"  # comes with matplotlib; the page's own font then stands in its place
 _STYLE = {
     "font.family": [_FONT],
@@ -78,8 +79,8 @@ class Plot:
 
 
 @contextmanager
-def style(key: str) -> Iterator[None]:
-    """matplotlib's defaults and ours, whatever the machine's own settings are."""
+def apply_style(key: str) -> Iterator[None]:
+    """Apply matplotlib's defaults and ours, whatever the machine's own settings are."""
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -89,27 +90,27 @@ def style(key: str) -> Iterator[None]:
         yield
 
 
-def readable(name: str, most: int = 22) -> str:
-    """A user's text on one line, without characters that cannot be seen, and not too long."""
+def clean_name(name: str, most: int = 22) -> str:
+    """Return a user's text on one short line, without characters that cannot be seen."""
     seen = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in name)
     text = " ".join(unicodedata.normalize("NFC", seen).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def new_figure(height: float) -> "Figure":
-    """An empty figure of the page's width; `height` is in points."""
+def create_figure(height: float) -> "Figure":
+    """Return an empty figure of the page's width; `height` is in points."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, height / 72))
 
 
-def legend_above(figure: "Figure", handles: list[Any], columns: int) -> None:
-    """One legend for the whole figure, over it."""
+def add_legend(figure: "Figure", handles: list[Any], columns: int) -> None:
+    """Add one legend for the whole figure, over it."""
     figure.legend(handles=handles, loc="outside upper left", ncols=columns, borderaxespad=0.2)
 
 
-def model_handles(names: list[str]) -> list["Line2D"]:
-    """The legend's entries of the models."""
+def create_handles(names: list[str]) -> list["Line2D"]:
+    """Return the legend's entries of the models."""
     from matplotlib.lines import Line2D
 
     return [
@@ -118,8 +119,8 @@ def model_handles(names: list[str]) -> list["Line2D"]:
     ]
 
 
-def plain_ticks(axes: "Axes", which: str) -> None:
-    """Numbers such as 0.001 and 1e-06 on a logarithmic axis; there is no other notation in SVG."""
+def set_plain_ticks(axes: "Axes", which: str) -> None:
+    """Write numbers such as 0.001 and 1e-06 on a logarithmic axis: SVG has no other notation."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -127,9 +128,10 @@ def plain_ticks(axes: "Axes", which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def to_svg(figure: "Figure", key: str, title: str, description: str) -> str:
-    """The figure as an SVG element for HTML, its ids prefixed with `key`, named for readers who
-    do not see it.
+def render_svg(figure: "Figure", key: str, title: str, description: str) -> str:
+    """Return the figure as an SVG element for HTML, its ids prefixed with `key`.
+
+    `title` and `description` are for readers who do not see it.
     """
     import io
     import warnings
@@ -142,7 +144,7 @@ def to_svg(figure: "Figure", key: str, title: str, description: str) -> str:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(target, format="svg", metadata=nothing)
     root = ET.fromstring(target.getvalue())  # noqa: S314 (matplotlib's own)
-    used = {name for element in root.iter() for name in _references(element)}
+    used = {name for element in root.iter() for name in _find_references(element)}
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.endswith("}style"):  # it would hold for the whole page
@@ -156,15 +158,14 @@ def to_svg(figure: "Figure", key: str, title: str, description: str) -> str:
         element = ET.Element(tag, {"id": f"{key}-{tag}"})
         element.text = text
         root.insert(position, element)
+    # a reader of screens says the title and the description, and no path of the drawing
     root.attrib |= {"role": "img", "aria-labelledby": f"{key}-title", "focusable": "false"}
     root.attrib["aria-describedby"] = f"{key}-desc"
     return ET.tostring(root, encoding="unicode", short_empty_elements=False)
 
 
-_LINK = re.compile(r"url\(#([^)]+)\)")
-
-
-def _references(element: "Element") -> Iterator[str]:
+def _find_references(element: "Element") -> Iterator[str]:
+    """Yield the ids that an element refers to."""
     for name, value in element.attrib.items():
         if name.endswith("href"):
             yield value.removeprefix("#")

@@ -1,4 +1,4 @@
-"""What the forget did: by class, along the strengths that were tried, and by layer."""
+"""Plots of what the forget did: by class, along the strengths that were tried, and by layer."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,14 @@ from expunge.report.drawing import (
     RED,
     SKY,
     Plot,
-    legend_above,
-    new_figure,
-    plain_ticks,
-    readable,
-    style,
-    to_svg,
+    add_legend,
+    apply_style,
+    clean_name,
+    create_figure,
+    render_svg,
+    set_plain_ticks,
 )
+from expunge.validation_report import Depth, ValidationReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,15 +37,15 @@ PATHS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"), (SKY, "v"), (R
 LOSS_AT = {left: -math.log(left) for left in (0.05, 0.01)}
 
 
-def accuracy(validation: Mapping[str, Any]) -> Plot:
-    """Accuracy of each class before and after, as bars."""
+def plot_accuracy(report: ValidationReport) -> Plot:
+    """Plot the accuracy of each class before and after, as bars."""
     from matplotlib.patches import Patch
 
-    before, after = (validation[key]["per_class"] for key in ("before", "after"))
-    asked = sorted(validation["classes"])
-    rows, note = _rows(before, after, asked, validation.get("samples") or [])
-    with style("plot-accuracy"):
-        figure = new_figure(80 + 23 * len(rows))
+    before, after = report.before.per_class if report.before else (), report.after.per_class
+    asked = sorted(report.classes)
+    rows, note = _choose_classes(before, after, asked, report.samples)
+    with apply_style("plot-accuracy"):
+        figure = create_figure(80 + 23 * len(rows))
         axes = figure.add_subplot()
         for y, index in enumerate(rows):
             gone = index in asked
@@ -60,7 +61,7 @@ def accuracy(validation: Mapping[str, Any]) -> Plot:
                 edgecolor="white",
                 linewidth=0,
             )
-        labels = [_class_label(index, validation["class_names"][index]) for index in rows]
+        labels = [_label_class(index, report.class_names[index]) for index in rows]
         axes.set_yticks(range(len(rows)), labels)
         for text, index in zip(axes.get_yticklabels(), rows, strict=True):
             text.set_fontweight("bold" if index in asked else "normal")
@@ -71,27 +72,30 @@ def accuracy(validation: Mapping[str, Any]) -> Plot:
             Patch(color=BLUE, label="after"),
             Patch(facecolor=RED, edgecolor="white", hatch="////", label="after, to forget"),
         ]
-        legend_above(figure, handles, 3)
-        error = words.percent(validation["after"].get("forget_error"))
-        svg = to_svg(
+        add_legend(figure, handles, 3)
+        error = words.format_percent(report.after.forget_error)
+        svg = render_svg(
             figure,
             "plot-accuracy",
             "Accuracy by class, before and after",
-            f"Bars for {len(rows)} classes. {words.classes(asked).capitalize()}: error after "
+            f"Bars for {len(rows)} classes. {words.name_classes(asked).capitalize()}: error after "
             f"{error}.",
         )
     reading = (
         "Each class has two bars: its accuracy before the change and after it. The classes to "
-        "forget are hatched, on a tinted row; their lower bar should be gone. All others should "
-        "keep their length."
+        "forget are hatched, on a tinted row; their lower bar should be gone. All other bars "
+        "should keep their length."
     )
     return Plot("plot-accuracy", "Class by class", reading, svg, note)
 
 
-def _rows(
-    before: Sequence[float], after: Sequence[float], asked: Sequence[int], samples: Sequence[int]
+def _choose_classes(
+    before: Sequence[float | None],
+    after: Sequence[float | None],
+    asked: Sequence[int],
+    samples: Sequence[int],
 ) -> tuple[list[int], str]:
-    """The classes that are shown, in their order, and what is left out."""
+    """Return the classes that are shown, in their order, and what is left out."""
     measured = [i for i in range(len(after)) if i >= len(samples) or samples[i] or i in asked]
     if len(measured) <= MOST_ROWS:
         absent = len(after) - len(measured)
@@ -109,27 +113,27 @@ def _rows(
     )
 
 
-def _class_label(index: int, name: str) -> str:
-    return str(index) if name == str(index) else f"{index} · {readable(name)}"
+def _label_class(index: int, name: str) -> str:
+    return str(index) if name == str(index) else f"{index} · {clean_name(name)}"
 
 
-def strength(work: Mapping[str, Any], policy: Mapping[str, Any]) -> Plot:
-    """Every trial: how far the codes to forget went, and what that cost the others."""
+def plot_strengths(work: Mapping[str, Any], policy: Mapping[str, Any]) -> Plot:
+    """Plot every trial: how far the codes to forget went, and what that cost the others."""
     heading = "How the strength was chosen"
     chosen = {key: work.get(key) for key in ("rule", "sign", "lambdas", "strength")}
     trials = [trial for trial in work.get("trials") or [] if (trial["strength"] or 0) > 0]
-    if not any(_values(trials, key) for key in MEASURED):
+    if not any(_list_values(trials, key) for key in MEASURED):
         missing = "No strength was tried: the change was applied with the values that were given."
         if trials:
             missing = "None of the strengths that were tried gave a finite value."
         return Plot("plot-strength", heading, "", missing=missing)
     paths: dict[str, list[Mapping[str, Any]]] = {}
     for trial in trials:
-        paths.setdefault(_path(trial), []).append(trial)
+        paths.setdefault(_name_path(trial), []).append(trial)
     budget = policy.get("budget")
     allowed = -math.log1p(-budget) if budget and 0 < budget < 1 else None
-    with style("plot-strength"):
-        figure = new_figure(440)
+    with apply_style("plot-strength"):
+        figure = create_figure(440)
         upper, lower = figure.subplots(2, 1, sharex=True)
         for (name, rows), (color, marker) in zip(
             sorted(paths.items()), PATHS * len(paths), strict=False
@@ -153,51 +157,50 @@ def strength(work: Mapping[str, Any], policy: Mapping[str, Any]) -> Plot:
                     label="chosen",
                     zorder=5,
                 )
-        _level(upper, LOSS_AT[0.05], "5 % left", below=True)
-        _level(upper, LOSS_AT[0.01], "1 % left")
+        _draw_level(upper, LOSS_AT[0.05], "5 % left", below=True)
+        _draw_level(upper, LOSS_AT[0.01], "1 % left")
         if allowed:
-            _level(lower, allowed, "budget")
+            _draw_level(lower, allowed, "budget")
         # linear up to one nat, and up to what the budget allows
-        _from_zero(upper, 1.0, max([LOSS_AT[0.01], *_values([work, *trials], "forget_loss")]))
-        _from_zero(
-            lower, allowed or 0.01, max([allowed or 0.01, *_values([work, *trials], "damage")])
-        )
+        losses, damages = (_list_values([work, *trials], key) for key in MEASURED)
+        _scale_from_zero(upper, 1.0, max([LOSS_AT[0.01], *losses]))
+        _scale_from_zero(lower, allowed or 0.01, max([allowed or 0.01, *damages]))
         upper.set_title("loss of the codes to forget (their lowest), nats")
         lower.set_title("damage to predictions of the others, nats")
         lower.set(xscale="log", xlabel="strength")
-        plain_ticks(lower, "x")
+        set_plain_ticks(lower, "x")
         handles = {line.get_label(): line for axes in (upper, lower) for line in axes.get_lines()}
         named = [line for name, line in handles.items() if not str(name).startswith("_")]
-        legend_above(figure, named, 2)
-        svg = to_svg(
+        add_legend(figure, named, 2)
+        svg = render_svg(
             figure,
             "plot-strength",
             "Loss of the codes to forget and damage to the others, by strength",
-            f"{len(trials)} trials on {len(paths)} paths. Chosen: {_path(chosen)} at strength "
-            f"{words.number(chosen['strength'])}.",
+            f"{len(trials)} trials on {len(paths)} paths. Chosen: {_name_path(chosen)} at strength "
+            f"{words.format_number(chosen['strength'])}.",
         )
     reading = (
-        "Measured on the model's codes alone, without data. Above, higher is deeper: a loss of "
-        "3.0 nats leaves the code 5 % of probability. Below, lower is better, and the dotted line "
-        "is what the budget of accuracy allows. The star is what was applied. Points that are "
-        "beyond all bounds are left out."
+        "These values were measured on the model's codes alone, without data. In the upper plot, "
+        "higher is deeper: a loss of 3.0 nats leaves the code 5 % of probability. In the lower "
+        "plot, lower is better, and the dotted line is what the budget of accuracy allows. The "
+        "star is what was applied. Points beyond all bounds are left out."
     )
     return Plot("plot-strength", heading, reading, svg)
 
 
-def _values(trials: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+def _list_values(trials: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [trial[key] for trial in trials if trial.get(key) is not None]
 
 
-def _path(trial: Mapping[str, Any]) -> str:
-    """The rule with what tells its paths apart."""
+def _name_path(trial: Mapping[str, Any]) -> str:
+    """Return the rule with what tells its paths apart."""
     lambdas = trial.get("lambdas") or []
     bound = f", λ2 {lambdas[1]:g}" if len(lambdas) > 1 else ""
     sign = {1: "+", -1: "-"}.get(trial.get("sign") or 0, "")
     return f"{trial.get('rule')}{bound}{f', sign {sign}' if sign else ''}"
 
 
-def _level(axes: "Axes", y: float, text: str, *, below: bool = False) -> None:
+def _draw_level(axes: "Axes", y: float, text: str, *, below: bool = False) -> None:
     axes.axhline(y, color=GREY, linestyle=":", linewidth=1.2)
     axes.annotate(
         text,
@@ -212,9 +215,10 @@ def _level(axes: "Axes", y: float, text: str, *, below: bool = False) -> None:
     )
 
 
-def _from_zero(axes: "Axes", low: float, high: float) -> None:
-    """A scale that is linear up to `low` and logarithmic from there to `high`, ticks at zero and at
-    powers of ten that do not run into each other.
+def _scale_from_zero(axes: "Axes", low: float, high: float) -> None:
+    """Scale an axis linearly up to `low` and logarithmically from there to `high`.
+
+    The ticks are at zero and at powers of ten that do not run into each other.
     """
     from matplotlib.ticker import FixedLocator
 
@@ -223,60 +227,62 @@ def _from_zero(axes: "Axes", low: float, high: float) -> None:
     powers = [10.0**power for power in range(-6, 13) if low <= 10.0**power <= 2 * high]
     apart = -(-len(powers) // MOST_TICKS) or 1
     axes.yaxis.set_major_locator(FixedLocator([0.0, *powers[::apart]]))
-    plain_ticks(axes, "y")
+    set_plain_ticks(axes, "y")
 
 
-def layers(depth: Mapping[str, Any]) -> Plot:
-    """The relative change of each layer, and what the two halves of the change do alone."""
+def plot_layers(depth: Depth) -> Plot:
+    """Plot the relative change of each layer, and what the two halves of the change do alone."""
     heading = "How deep the change goes"
-    rows = [row for row in depth.get("layers") or [] if row["relative_change"] is not None]
+    every = [(layer.name, layer.relative_change) for layer in depth.layers]
+    rows = [(name, change) for name, change in every if change is not None]
     if not rows:
         missing = "How much each layer changed was not measured."
         return Plot("plot-layers", heading, "", missing=missing)
-    keys = {"head alone": "head_alone", "body alone": "body_alone", "both": "both"}
-    halves = {name: depth[key] for name, key in keys.items() if depth.get(key) is not None}
+    parts = {"head alone": depth.head_alone, "body alone": depth.body_alone, "both": depth.both}
+    halves = {name: error for name, error in parts.items() if error is not None}
     shown, note = rows, ""
     if len(rows) > MOST_ROWS:
-        ordered = sorted(range(len(rows)), key=lambda i: (-rows[i]["relative_change"], i))
+        ordered = sorted(range(len(rows)), key=lambda i: (-rows[i][1], i))
         shown = [rows[i] for i in sorted(ordered[:MOST_ROWS])]
         note = (
             f"{MOST_ROWS} of {len(rows)} layers are shown, those that changed most, in the "
             "model's order."
         )
-    with style("plot-layers"):
+    with apply_style("plot-layers"):
         heights = [19 * len(shown) + 46] + ([19 * len(halves) + 46] if halves else [])
-        figure = new_figure(sum(heights) + 24)
-        every = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        changes = [row["relative_change"] for row in shown]
-        _bars(every[0], [readable(row["name"], 30) for row in shown], changes, BLUE)
-        every[0].set_title("relative change of each layer")
-        every[0].set_xlim(0, max(changes) * 1.2 or 1)
+        figure = create_figure(sum(heights) + 24)
+        panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        changes = [change for _, change in shown]
+        _draw_bars(panels[0], [clean_name(name, 30) for name, _ in shown], changes, BLUE)
+        panels[0].set_title("relative change of each layer")
+        panels[0].set_xlim(0, max(changes) * 1.2 or 1)
         if halves:
-            _bars(every[1], list(halves), list(halves.values()), ORANGE)
-            every[1].set_title("error on the classes to forget that it gives")
-            every[1].set_xlim(0, 1.2)
-            every[1].set_xticks([0, 0.25, 0.5, 0.75, 1])
-        svg = to_svg(
+            _draw_bars(panels[1], list(halves), list(halves.values()), ORANGE)
+            panels[1].set_title("error on the classes to forget that it gives")
+            panels[1].set_xlim(0, 1.2)
+            panels[1].set_xticks([0, 0.25, 0.5, 0.75, 1])
+        errors = [f"{name}: error {words.format_percent(v)}." for name, v in halves.items()]
+        svg = render_svg(
             figure,
             "plot-layers",
             "Relative change of each layer; effect of head and body alone",
-            f"{len(shown)} layers. "
-            + " ".join(f"{name}: error {words.percent(value)}." for name, value in halves.items()),
+            f"{len(shown)} layers. {' '.join(errors)}",
         )
     reading = (
-        "Above: the norm of what was added to each tensor of weights, over the norm of what was "
-        "there. Below, where it was measured: the error on the classes to forget with the changed "
-        "last layer (head) on the original's body, with the original's head on the changed body, "
-        "and with both. Where the head alone does all of it, the change is shallow."
+        "The upper plot shows each tensor of weights: the norm of what was added, over the norm of "
+        "what was there. The lower plot, where it was measured, shows the error on the classes to "
+        "forget: with the changed last layer (head) on the original's body, with the original's "
+        "head on the changed body, and with both. Where the head alone does all of it, the change "
+        "is shallow."
     )
     return Plot("plot-layers", heading, reading, svg, note)
 
 
-def _bars(axes: "Axes", names: Sequence[str], values: Sequence[float], color: str) -> None:
+def _draw_bars(axes: "Axes", names: Sequence[str], values: Sequence[float], color: str) -> None:
     axes.barh(range(len(names)), values, 0.66, color=color)
     axes.set_yticks(range(len(names)), names, fontsize=9.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     for y, value in enumerate(values):
-        text = words.number(value)
+        text = words.format_number(value)
         axes.annotate(text, (value, y), (3, 0), textcoords="offset points", va="center", size=9.5)

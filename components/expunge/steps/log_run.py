@@ -1,12 +1,16 @@
-"""Log the reports of a pipeline's steps into its MLflow run."""
+"""The step that logs the reports of a pipeline's steps into its MLflow run."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from expunge.validation_report import ValidationReport
+
+VALIDATION = "validation"
 # Parts of a validation's report that its artifact keeps and that are no metrics: names, sentences,
 # and the curves, whose areas are among the attacks.
-NO_METRICS = ("checks", "class_names", "reasons", "relearning")
+NO_METRICS = ("schema", "checks", "class_names", "reasons", "relearning")
 
 
 def log_run(
@@ -28,23 +32,20 @@ def log_run(
     from expunge import environment, ledger, registry
     from expunge.formats.files import read_json
     from expunge.lifecycle import provenance
-    from expunge.verdicts import rejected_by, verdict
+    from expunge.validation_report import ValidationReport
 
     metrics: dict[str, float] = {}
     tags: dict[str, str] = {}
-    failed: list[str] = []
-    for step, path in reports.items():
-        report = read_json(path)
-        if step == "validation":
-            checks = report["checks"]
-            metrics |= {f"check/{check['name']}": float(check["value"]) for check in checks}
-            metrics |= {f"threshold/{check['name']}": float(check["threshold"]) for check in checks}
-            tags["gate"] = verdict(report)
-            failed = rejected_by(report)
-            tags["gate.failed"] = ",".join(failed)
-            tags["expunge.grade"] = report["grade"]
-            report = {key: value for key, value in report.items() if key not in NO_METRICS}
-        for key, value in _leaves(step, report):
+    documents = {step: read_json(path) for step, path in reports.items()}
+    validation = None
+    if VALIDATION in documents:
+        validation = ValidationReport.from_json(documents[VALIDATION])
+        metrics, tags = _summarise_gate(validation)
+        documents[VALIDATION] = {
+            key: value for key, value in documents[VALIDATION].items() if key not in NO_METRICS
+        }
+    for step, document in documents.items():
+        for key, value in _iterate_leaves(step, document):
             if isinstance(value, (bool, str)):
                 tags[f"expunge.{key.replace('/', '.')}"] = str(value)
             else:
@@ -55,20 +56,38 @@ def log_run(
     registry.log_report(run_id, params, metrics, tags, files)
     run = environment.pipeline_run()
     if kind == "forget" and run:
+        # a forget has a validation in every case; a claim without a verdict cannot be settled
+        failed = validation.verdict.rejections if validation else []
         ledger.note_verdict(run, tags["gate"], failed, run_id)
     for file, path in files.items():
-        if "validation" in reports and file in ("validation.json", "report.html"):
-            provenance.record_report(f"runs:/{run_id}/{file}", path, reports["validation"], name)
+        if validation and file in (f"{VALIDATION}.json", "report.html"):
+            provenance.record_report(f"runs:/{run_id}/{file}", path, reports[VALIDATION], name)
     return {"run_id": run_id, "metrics": len(metrics), "gate": tags.get("gate")}
 
 
-def _leaves(key: str, value: Any) -> Iterator[tuple[str, bool | str | float]]:
-    """The numbers, texts and truths under `value`; of lists the numbers alone, and no nulls."""
+def _summarise_gate(report: "ValidationReport") -> tuple[dict[str, float], dict[str, str]]:
+    """Return the metrics of the gate's checks, and the tags of its verdict."""
+    metrics: dict[str, float] = {}
+    for check in report.checks:
+        for kind, value in (("check", check.value), ("threshold", check.threshold)):
+            if value is not None:
+                metrics[f"{kind}/{check.name}"] = float(value)
+    tags = {
+        "gate": report.verdict.outcome,
+        "gate.failed": ",".join(report.verdict.rejections),
+        "expunge.grade": report.grade,
+    }
+    return metrics, tags
+
+
+def _iterate_leaves(key: str, value: Any) -> Iterator[tuple[str, bool | str | float]]:
+    """Yield the numbers, texts and truths under `value`; of lists the numbers alone, no nulls."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _leaves(f"{key}/{name}", inner)
+            yield from _iterate_leaves(f"{key}/{name}", inner)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
+            # to Python a truth is a number as well
             if isinstance(inner, (int, float)) and not isinstance(inner, bool):
                 yield f"{key}/{index}", inner
     elif value is not None:

@@ -31,18 +31,18 @@ def register(
     from expunge.formats.fisher import FISHER
     from expunge.formats.model import CODES, MODEL, ONNX, WEIGHTS
     from expunge.lifecycle import provenance
-    from expunge.verdicts import rejected_by, verdict
+    from expunge.validation_report import ValidationReport
 
-    report = read_json(validation)
-    if not report["passed"]:
+    verdict = ValidationReport.from_json(read_json(validation)).verdict
+    if not verdict.passed:
         raise RefusedError(
-            f"the gate's verdict on this model of {name!r} is {verdict(report)} "
-            f"({', '.join(rejected_by(report))}); nothing is registered"
+            f"the gate's verdict on this model of {name!r} is {verdict.outcome} "
+            f"({', '.join(verdict.rejections)}); nothing is registered"
         )
     # A folder of its own, with what a version holds and nothing else that a step may have left.
     sources = {part: model / part for part in (MODEL, WEIGHTS, CODES)}
     sources |= {FISHER: fisher / FISHER, ONNX: onnx}
-    tags = {"expunge.gate": "passed", "expunge.grade": str(report["grade"])}
+    tags = {"expunge.gate": "passed", "expunge.grade": verdict.grade}
     # Before the upload: it takes long, and another run may have the requests by now.
     if requests:
         _check_held(name, environment.pipeline_run())

@@ -1,4 +1,4 @@
-"""Write the HTML report of a forget."""
+"""The step that writes the HTML page of a forget."""
 
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ def render_report(validation: Path, work: Path, page: Path) -> None:
         UserError: a report is missing, is no JSON, or is not that of a forget.
     """
     from expunge.report import render
+    from expunge.validation_report import ValidationReport
 
-    text = render(_read(validation, VALIDATION), _read(work, WORK))
+    report = ValidationReport.from_json(_read(validation, VALIDATION))
+    text = render(report, _read(work, WORK))
     page.parent.mkdir(parents=True, exist_ok=True)
+    # a reader never sees half a page, and an interrupted run leaves the one that was there
     partial = page.with_name(page.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(page)

@@ -1,45 +1,43 @@
 """The battery as validation runs it: the unlearned model beside controls and oracles."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from expunge.core import metrics
-from expunge.core.attacks import head_swap
+from expunge.core.attacks.case import Case
+from expunge.core.attacks.head_swap import swap_head
 from expunge.core.grading import grades
-from expunge.core.grading.battery import Request
 from expunge.core.grading.checks import Check
 from expunge.core.grading.grades import Grade
-from expunge.core.grading.judge import judge, outputs_forget
-from expunge.core.heads import MASK, Head, Observed, mask_heads, read_head, with_head
+from expunge.core.grading.judge import check_outputs, judge
+from expunge.core.heads import Head, Observed, mask_heads, read_head, with_head
 from expunge.device import best_device, deterministic
 from expunge.errors import UserError
-from expunge.formats.dataset import DatasetInfo
-from expunge.formats.model import ModelInfo, StoredModel
+from expunge.formats.model import ModelInfo, StoredModel, load_model
 from expunge.oracles import NEEDED
 from expunge.validation.findings import (
-    HELD_OUT,
-    ORIGINAL,
-    UNLEARNED,
     Findings,
-    anamnesis,
-    came_back,
-    problems_of,
-    reasons_of,
-    report_part,
-    row_of,
-    values_of,
+    build_anamnesis_row,
+    build_class_row,
+    build_curves,
+    build_metric_row,
+    build_row,
+    explain_grade,
+    explain_return,
+    find_problems,
 )
+from expunge.validation.measure import Subject
 from expunge.validation.samples import SEED, Bench, open_bench
+from expunge.validation_report import HELD_OUT, MASK, ORIGINAL, UNLEARNED, Depth, LayerChange
 
 
 @dataclass(frozen=True)
-class _Case:
-    """One request: the models on their device, and how low an error is still forgetting."""
+class _Models:
+    """The models of one forget on their device, and how low an error is still forgetting."""
 
     forget: tuple[int, ...]
     retain: tuple[int, ...]
@@ -49,69 +47,70 @@ class _Case:
     num_classes: int
     forget_error: float
 
-    def masks(self) -> dict[str, Head]:
-        """The original's head, masked in both ways."""
+    def build_masks(self) -> dict[str, Head]:
+        """Return the original's head, masked in both ways."""
         return mask_heads(self.original, self.retained_codes_KCHW, self.forget, self.num_classes)
 
-    def graded(self, tests: Mapping[str, Observed]) -> dict[str, Grade]:
-        """The grade of each model by its outputs alone, on the forgotten classes' test images."""
+    def grade_outputs(self, tests: Mapping[str, Observed]) -> dict[str, Grade]:
+        """Return the grade of each model by its outputs alone, on the forgotten classes' images."""
         return {
-            name: grades.grade(outputs_forget(test, self.forget, self.forget_error), {}, {}, {})
+            name: grades.grade(check_outputs(test, self.forget, self.forget_error), {}, {}, {})
             for name, test in tests.items()
         }
 
 
+def load_oracles(subject: Subject, folder: Path | None) -> list[StoredModel]:
+    """Load the model folders within a folder, by name.
+
+    Raises:
+        UserError: there are oracles, but the images are not those that they were trained on.
+    """
+    # by name, since the last one is held out: two validations have to hold out the same
+    paths = sorted(path for path in folder.iterdir() if path.is_dir()) if folder else []
+    if paths and subject.split_changes:
+        raise UserError(
+            f"the images of split {' and '.join(subject.split_changes)} of {subject.info.source} "
+            "are not those that the model and its oracles were trained on, so nothing can be "
+            "compared; put them back"
+        )
+    return [load_model(path) for path in paths]
+
+
 @deterministic()
-def attack(
-    dataset: Path,
-    info: DatasetInfo,
-    original: StoredModel,
-    unlearned: StoredModel,
-    oracles: Sequence[StoredModel],
-    classes: Sequence[int],
-    *,
-    forget_error: float,
-) -> Findings:
+def attack(subject: Subject, oracles: Sequence[StoredModel], *, forget_error: float) -> Findings:
     """Compare the unlearned model with its original, the masks and the oracles.
 
-    All oracles but the last are compared with; the last is held out, a control that has to be
-    graded forgotten. Fewer than `NEEDED` are not used at all: then there is the head swap alone,
+    All oracles but the last are compared with. The last is held out: it is a control that has to be
+    graded forgotten. Fewer than `NEEDED` are not used at all. Then there is the head swap alone,
     which needs none.
 
     Raises:
         UserError: a class that takes part has no image in one of the splits, or an oracle was not
             trained without just the forgotten classes.
     """
+    info, original, device = subject.info, subject.owner, best_device()
     for oracle in oracles:
-        _check_oracle(original.info, oracle.info, classes)
-    device = best_device()
-    gone = {*classes, *original.info.forgotten}
-    kept_K = torch.tensor([int(c) not in gone for c in original.codes.classes_K])
-    case = _Case(
-        forget=tuple(sorted(classes)),
+        _check_oracle(original.info, oracle.info, subject.classes)
+    gone = {*subject.classes, *original.info.forgotten}
+    retained_K = torch.tensor([int(c) not in gone for c in original.codes.classes_K])
+    models = _Models(
+        forget=tuple(sorted(subject.classes)),
         retain=tuple(i for i in range(len(info.class_names)) if i not in gone),
         original=original.module.to(device),
-        unlearned=unlearned.module.to(device),
-        retained_codes_KCHW=original.codes.images_KCHW[kept_K].to(device),
+        unlearned=subject.model.module.to(device),
+        retained_codes_KCHW=original.codes.images_KCHW[retained_K].to(device),
         num_classes=len(info.class_names),
         forget_error=forget_error,
     )
-    layers = metrics.relative_changes(
-        dict(case.original.named_parameters()), dict(case.unlearned.named_parameters())
-    )
-    depth = {"layers": [{"name": n, "relative_change": v} for n, v in layers.items()]}
     scale = original.info.mean, original.info.std
-    bench = open_bench(dataset, info, scale, case.forget, case.retain, device)
+    bench = open_bench(subject.dataset, info, scale, forget=models.forget, retain=models.retain)
     try:
-        read_head(case.original, case.num_classes)
+        read_head(models.original, models.num_classes)
     except ValueError as error:
-        reason = f"No attack looked into the body: {error}."
-        models = {ORIGINAL: case.original, UNLEARNED: case.unlearned}
-        given = case.graded({n: bench.outputs(m, "forget_test") for n, m in models.items()})
-        return Findings(given, (), report_part({}, depth=depth), (reason,), problems_of(given))
+        return _grade_without_head(models, bench, f"No attack looked into the body: {error}.")
     if len(oracles) < NEEDED:
-        return _without_oracles(case, bench, depth)
-    return _with_oracles(case, bench, depth, [oracle.module.to(device) for oracle in oracles])
+        return _attack_without_oracles(models, bench)
+    return _attack_beside_oracles(models, bench, [oracle.module.to(device) for oracle in oracles])
 
 
 def _check_oracle(original: ModelInfo, oracle: ModelInfo, classes: Sequence[int]) -> None:
@@ -128,59 +127,78 @@ def _check_oracle(original: ModelInfo, oracle: ModelInfo, classes: Sequence[int]
         )
 
 
-def _no_numbers(depth: Mapping[str, Any]) -> Findings:
+def _measure_layers(models: _Models) -> Depth:
+    """Return how much each layer changed."""
+    changes = metrics.relative_changes(
+        dict(models.original.named_parameters()), dict(models.unlearned.named_parameters())
+    )
+    rows = files.replace_non_finite(changes)
+    return Depth(tuple(LayerChange(name, change) for name, change in rows.items()))
+
+
+def _measure_depth(models: _Models, original: Observed, unlearned: Observed) -> Depth:
+    """Return which part of the effect each half of the change has alone."""
+
+    def measure_error(test: Observed) -> float:
+        return 1 - max(test.of(index).right for index in models.forget)
+
+    heads = [read_head(model, models.num_classes) for model in (models.original, models.unlearned)]
+    return replace(
+        _measure_layers(models),
+        head_alone=measure_error(original.under(heads[1])),
+        body_alone=measure_error(unlearned.under(heads[0])),
+        both=measure_error(unlearned),
+    )
+
+
+def _grade_without_head(models: _Models, bench: Bench, reason: str) -> Findings:
+    """Grade the original and the unlearned model by their outputs; no mask can be made."""
+    pair = {ORIGINAL: models.original, UNLEARNED: models.unlearned}
+    tests = {name: bench.observe_outputs(model, "forget_test") for name, model in pair.items()}
+    given = models.grade_outputs(tests)
+    return Findings(
+        given, _measure_layers(models), reasons=(reason,), problems=find_problems(given)
+    )
+
+
+def _fail_without_numbers(models: _Models) -> Findings:
     reason = "The unlearned model gives values that are no numbers; no attack was made."
-    return Findings({UNLEARNED: "failed"}, (), report_part({}, depth=depth), (reason,), ())
+    return Findings({UNLEARNED: "failed"}, _measure_layers(models), reasons=(reason,))
 
 
-def _depth(
-    case: _Case, layers: Mapping[str, Any], original: Observed, unlearned: Observed
-) -> dict[str, Any]:
-    """Which part of the effect each half of the change has; all are the lowest forget error."""
-
-    def error(test: Observed) -> float:
-        return 1 - max(test.of(index).right for index in case.forget)
-
-    heads = [read_head(model, case.num_classes) for model in (case.original, case.unlearned)]
-    return {
-        **layers,
-        "head_alone": error(original.under(heads[1])),
-        "body_alone": error(unlearned.under(heads[0])),
-        "both": error(unlearned),
-    }
-
-
-def _without_oracles(case: _Case, bench: Bench, layers: Mapping[str, Any]) -> Findings:
-    """The head swap, the depth, and the grades of the controls by their outputs."""
+def _attack_without_oracles(models: _Models, bench: Bench) -> Findings:
+    """Swap the head, and grade the controls by their outputs."""
     tests = {
-        ORIGINAL: bench.observe(case.original, "forget_test"),
-        UNLEARNED: bench.observe(case.unlearned, "forget_test"),
+        ORIGINAL: bench.observe(models.original, "forget_test"),
+        UNLEARNED: bench.observe(models.unlearned, "forget_test"),
     }
     if not tests[UNLEARNED].finite:
-        return _no_numbers(layers)
-    tests |= {name: tests[ORIGINAL].under(head) for name, head in case.masks().items()}
-    given = case.graded(tests)
-    head = read_head(case.original, case.num_classes)
-    swapped = {name: head_swap(test, head, case.forget) for name, test in tests.items()}
-    swap, at = _swap(case, swapped[UNLEARNED], tests[ORIGINAL])
-    row = {name: own[at] for name, own in swapped.items()}
-    depth = _depth(case, layers, tests[ORIGINAL], tests[UNLEARNED])
+        return _fail_without_numbers(models)
+    tests |= {name: tests[ORIGINAL].under(head) for name, head in models.build_masks().items()}
+    given = models.grade_outputs(tests)
+    head = read_head(models.original, models.num_classes)
+    swapped = {name: swap_head(test, head, models.forget) for name, test in tests.items()}
+    swap, position = _check_swap(models, swapped[UNLEARNED], tests[ORIGINAL])
+    row = {name: own[position] for name, own in swapped.items()}
     reason = (
         f"Nothing was compared with retrained models: there are fewer than {NEEDED} "
         f"({NEEDED - 1} to compare with, one held out as a control)."
     )
-    report = report_part({"head_swap": row | {"threshold": swap.threshold}}, depth=depth)
-    reasons = (reason,) if swap.passed else (reason, came_back(swap))
-    return Findings(given, (swap,), report, reasons, problems_of(given))
+    return Findings(
+        given,
+        _measure_depth(models, tests[ORIGINAL], tests[UNLEARNED]),
+        checks=(swap,),
+        reasons=(reason,) if swap.passed else (reason, explain_return(swap)),
+        problems=find_problems(given),
+        attacks={swap.name: build_row(row, threshold=swap.threshold)},
+    )
 
 
-def _with_oracles(
-    case: _Case, bench: Bench, layers: Mapping[str, Any], oracles: Sequence[nn.Module]
-) -> Findings:
-    """The whole battery."""
-    original, unlearned = bench.see(case.original), bench.see(case.unlearned)
+def _attack_beside_oracles(models: _Models, bench: Bench, oracles: Sequence[nn.Module]) -> Findings:
+    """Run the whole battery."""
+    original, unlearned = bench.see(models.original), bench.see(models.unlearned)
     if not unlearned.finite:
-        return _no_numbers(layers)
+        return _fail_without_numbers(models)
     retrained = [bench.see(oracle) for oracle in oracles]
     if not all(one.finite for one in (original, *retrained)):
         raise UserError(
@@ -188,36 +206,37 @@ def _with_oracles(
             "compared with it; train it anew"
         )
     seen = {UNLEARNED: unlearned, ORIGINAL: original}
-    for name, head in case.masks().items():
-        seen[name] = original.under(head, bench.relearn(with_head(case.original, head)))
+    for name, head in models.build_masks().items():
+        relearning = bench.relearn(with_head(models.original, head))
+        seen[name] = original.swap_head(head, relearning)
     *compared, seen[HELD_OUT] = retrained
-    request = Request(case.forget, case.retain, original, SEED)
-    found = judge(request, seen, compared, (ORIGINAL, MASK), case.forget_error)
-    swap, at = _swap(case, found.alone[UNLEARNED].head_swap, original.forget_test)
-    attacks = {
-        name: row_of(name, found, at) for name in found.values[UNLEARNED] if name != "head_swap"
-    }
-    attacks["head_swap"] = values_of("head_swap", found, at) | {"threshold": swap.threshold}
-    attacks["anamnesis"] = anamnesis(found)
-    curves = {name: one.relearning for name, one in seen.items()}
-    relearning = {
-        "steps": list(original.relearning.steps),
-        "curves": {
-            **{name: curve.highest for name, curve in curves.items()},
-            "oracles": [oracle.relearning.highest for oracle in compared],
-        },
-    }
-    depth = _depth(case, layers, original.forget_test, seen[UNLEARNED].forget_test)
-    report = report_part(attacks, depth=depth, oracles=len(compared), relearning=relearning)
-    told = tuple(found.checks[UNLEARNED].values())
-    reasons = reasons_of(case.forget, found)
-    if not swap.passed and swap.value > max(attacks["head_swap"]["oracles"]):
-        reasons.append(came_back(swap))
-    return Findings(found.grades, (swap, *told), report, tuple(reasons), problems_of(found.grades))
+    case = Case(models.forget, models.retain, original, SEED)
+    # The soft mask is no control of what counts: a retrained model's outputs are what it imitates.
+    found = judge(case, seen, compared, (ORIGINAL, MASK), forget_error=models.forget_error)
+    mine = found.values[UNLEARNED]
+    swapped = [value for value in mine["head_swap"] if value is not None]
+    swap, position = _check_swap(models, swapped, original.forget_test)
+    attacks = {name: build_metric_row(name, found, position) for name in mine}
+    attacks[swap.name] = build_class_row(swap.name, found, position, swap.threshold)
+    attacks["anamnesis"] = build_anamnesis_row(case, seen, compared)
+    reasons = explain_grade(case.forget, found)
+    highest = max(values["head_swap"][position] or 0.0 for values in found.oracles)
+    if not swap.passed and swap.value > highest:
+        reasons.append(explain_return(swap))
+    return Findings(
+        found.grades,
+        _measure_depth(models, original.forget_test, unlearned.forget_test),
+        checks=(swap, *found.checks[UNLEARNED].values()),
+        reasons=tuple(reasons),
+        problems=find_problems(found.grades),
+        oracles=len(compared),
+        attacks=attacks,
+        relearning=build_curves(seen, compared),
+    )
 
 
-def _swap(case: _Case, swapped: Sequence[float], original: Observed) -> tuple[Check, int]:
-    """The head swap's check, and the position of the class that it shows."""
-    own = [original.of(index) for index in case.forget]
+def _check_swap(models: _Models, swapped: Sequence[float], original: Observed) -> tuple[Check, int]:
+    """Return the head swap's check, and the position of the class that it shows."""
+    own = [original.of(index) for index in models.forget]
     full, samples = [part.right for part in own], [len(part.labels_N) for part in own]
-    return grades.swap_check(swapped, full, samples), grades.most_returned(swapped, full)
+    return grades.check_swap(swapped, full, samples), grades.find_most_returned(swapped, full)

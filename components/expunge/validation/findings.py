@@ -1,20 +1,25 @@
-"""What the battery found, in the words and rows of a validation's report."""
+"""What the battery found, as rows and sentences of a validation report."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
-from expunge.core import metrics
-from expunge.core.attacks import RELEARN_STEPS
+from expunge.core.attacks import relearning
+from expunge.core.attacks.case import Case, Seen
 from expunge.core.grading import grades
 from expunge.core.grading.checks import Check
 from expunge.core.grading.grades import Grade
 from expunge.core.grading.judge import Judgement
-from expunge.core.heads import MASK, SOFT_MASK
-from expunge.formats import files
-
-# How the models are named in reports. The held-out oracle is a control: it has to be forgotten.
-UNLEARNED, ORIGINAL, HELD_OUT = "unlearned", "original", "held-out"
+from expunge.validation_report import (
+    HELD_OUT,
+    MASK,
+    ORIGINAL,
+    SOFT_MASK,
+    UNLEARNED,
+    AttackRow,
+    Depth,
+    RelearningCurves,
+)
 
 
 @dataclass(frozen=True)
@@ -22,61 +27,97 @@ class Findings:
     """What was found beside the checks without oracles.
 
     `grades` is the grade of each model by what it shows of forgetting alone, `checks` the unlearned
-    model's comparisons with oracles, `report` the battery's part of validation's. `reasons` say why
-    no more could be shown, `problems` why the run cannot be trusted.
+    model's comparisons with oracles. `reasons` say why no more could be shown, `problems` why the
+    run cannot be trusted. `oracles` counts those compared with; `attacks` are by metric.
     """
 
     grades: Mapping[str, Grade]
-    checks: tuple[Check, ...]
-    report: dict[str, Any]
-    reasons: tuple[str, ...]
-    problems: tuple[str, ...]
+    depth: Depth
+    checks: tuple[Check, ...] = ()
+    reasons: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    oracles: int = 0
+    attacks: Mapping[str, AttackRow] = field(default_factory=dict)
+    relearning: RelearningCurves | None = None
 
 
-def report_part(
-    attacks: Mapping[str, Any],
-    *,
-    depth: Mapping[str, Any],
-    oracles: int = 0,
-    relearning: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The battery's part of validation's report; what is no number is None."""
-    report = {"oracles": oracles, "attacks": attacks, "relearning": relearning, "depth": depth}
-    kept: dict[str, Any] = files.replace_non_finite(report)
-    return kept
+def build_row(
+    values: Mapping[str, float | None],
+    oracles: Sequence[float | None] | None = None,
+    threshold: float | None = None,
+) -> AttackRow:
+    """Return the row of a metric; JSON has only finite numbers, so what is none is None."""
+    return AttackRow(
+        values={model: _keep_finite(value) for model, value in values.items()},
+        oracles=None if oracles is None else tuple(map(_keep_finite, oracles)),
+        threshold=threshold,
+    )
 
 
-def values_of(name: str, found: Judgement, position: int) -> dict[str, Any]:
-    """A metric of every model for one forgotten class."""
-    row: dict[str, Any] = {model: values[name][position] for model, values in found.values.items()}
-    return row | {"oracles": [values[name][position] for values in found.oracles]}
-
-
-def row_of(name: str, found: Judgement, position: int) -> dict[str, Any]:
-    """A metric of every model, for the forgotten class that the unlearned one's check shows.
+def build_metric_row(name: str, found: Judgement, position: int) -> AttackRow:
+    """Return a metric of every model, for the forgotten class that the unlearned one's check shows.
 
     Where there is no check, it is the class at `position`.
     """
     comparison = found.comparisons.get(name)
     mine = [value for value in found.values[UNLEARNED][name] if value is not None]
-    if comparison is None or len(mine) != len(comparison.means):
-        return values_of(name, found, position) | {"threshold": None}
-    worst = comparison.worst(mine, found.counting[name])
-    return values_of(name, found, worst) | {"threshold": comparison.thresholds[worst]}
+    threshold = None
+    if comparison is not None and len(mine) == len(comparison.means):
+        position = comparison.find_worst(mine, found.counting[name])
+        threshold = comparison.thresholds[position]
+    return build_class_row(name, found, position, threshold)
 
 
-def anamnesis(found: Judgement) -> dict[str, Any]:
-    """Steps to relearn over the oracles' mean; no value where both never did within the cap."""
-    steps = [measured.steps_to_relearn for measured in found.oracles_alone]
-    row: dict[str, Any] = {
-        name: metrics.anamnesis_index(measured.steps_to_relearn, steps, RELEARN_STEPS)
-        for name, measured in found.alone.items()
-    }
-    return row | {"oracles": [], "threshold": None, "cap": RELEARN_STEPS, "oracle_steps": steps}
+def build_class_row(
+    name: str, found: Judgement, position: int, threshold: float | None
+) -> AttackRow:
+    """Return a metric of every model for one forgotten class."""
+    return build_row(
+        {model: values[name][position] for model, values in found.values.items()},
+        [values[name][position] for values in found.oracles],
+        threshold,
+    )
 
 
-def reasons_of(forget: Sequence[int], found: Judgement) -> list[str]:
-    """Why the grade is not higher, and what else tells the model from retrained ones."""
+def build_anamnesis_row(
+    case: Case, models: Mapping[str, Seen], oracles: Sequence[Seen]
+) -> AttackRow:
+    """Return the steps to relearn over the oracles' mean, by model.
+
+    There is no value where neither side relearned within the steps that were made.
+    """
+    steps = [relearning.count_steps(case, oracle) for oracle in oracles]
+    index = relearning.compute_anamnesis_index
+    return AttackRow(
+        values={
+            name: index(relearning.count_steps(case, seen), steps, relearning.STEPS)
+            for name, seen in models.items()
+        },
+        oracles=(),
+        cap=relearning.STEPS,
+        oracle_steps=tuple(steps),
+    )
+
+
+def build_curves(models: Mapping[str, Seen], oracles: Sequence[Seen]) -> RelearningCurves:
+    """Return the curves of relearning, of the class that came back furthest at each step."""
+
+    def read(seen: Seen) -> tuple[float | None, ...]:
+        return tuple(map(_keep_finite, seen.relearning.highest))
+
+    return RelearningCurves(
+        steps=models[ORIGINAL].relearning.steps,
+        curves={name: read(seen) for name, seen in models.items()},
+        oracles=tuple(read(oracle) for oracle in oracles),
+    )
+
+
+def _keep_finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def explain_grade(forget: Sequence[int], found: Judgement) -> list[str]:
+    """Return why the grade is not higher, and what else tells the model from retrained ones."""
     reasons = []
     body = [found.counting[name] for name in grades.BODY if name in found.counting]
     blind = [c for k, c in enumerate(forget) if not any(row[k] for row in body)]
@@ -98,14 +139,14 @@ def reasons_of(forget: Sequence[int], found: Judgement) -> list[str]:
         reasons.append(f"Could not be measured on this model: {', '.join(missing)}.")
     if rest := sorted(failed.difference(counted)):
         reasons.append(
-            f"It differs from retrained models by {', '.join(rest)} as well, which do not count "
-            "in this run."
+            f"It also differs from retrained models by {', '.join(rest)}. These do not count in "
+            "this run."
         )
     return reasons
 
 
-def came_back(swap: Check) -> str:
-    """What a class that came back under the original's head shows."""
+def explain_return(swap: Check) -> str:
+    """Return what a class shows that came back under the original's head."""
     full = swap.threshold / grades.RETURNED
     return (
         f"Under the original's head the class comes back: its accuracy is {swap.value:.3f}, where "
@@ -113,8 +154,8 @@ def came_back(swap: Check) -> str:
     )
 
 
-def problems_of(given: Mapping[str, Grade]) -> tuple[str, ...]:
-    """What the controls got and must not get; it says that the instrument is broken."""
+def find_problems(given: Mapping[str, Grade]) -> tuple[str, ...]:
+    """Return what the controls got and must not get; it says that the instrument is broken."""
     problems = [
         f"The {name} control, which forgot nothing, was graded forgotten."
         for name in (ORIGINAL, MASK, SOFT_MASK)

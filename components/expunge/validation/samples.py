@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from expunge.core.attacks import Relearning
+from expunge.core.attacks.case import PARTS, Seen
+from expunge.core.attacks.relearning import Relearning, measure_relearning
 from expunge.core.epoch import normalise
 from expunge.core.grading import battery
-from expunge.core.grading.battery import Seen
 from expunge.core.heads import Observed, observe, read_head
 from expunge.core.metrics import predict
 from expunge.data.batches import open_split
+from expunge.device import best_device
 from expunge.errors import UserError
 from expunge.formats.dataset import DatasetInfo
 
@@ -34,38 +35,38 @@ class Bench:
     num_classes: int
 
     def observe(self, model: nn.Module, part: str) -> Observed:
-        """What the model says of a part."""
-        return observe(model, self._batches(part), self.num_classes)
+        """Return what the model says of a part."""
+        return observe(model, self._iterate_batches(part), self.num_classes)
 
-    def outputs(self, model: nn.Module, part: str) -> Observed:
-        """The same of a model whose features cannot be read: its logits stand for them."""
-        images, labels = zip(*self._batches(part), strict=True)
+    def observe_outputs(self, model: nn.Module, part: str) -> Observed:
+        """Return the same of a model whose features cannot be read: its logits stand for them."""
+        images, labels = zip(*self._iterate_batches(part), strict=True)
         logits_NC = predict(model, images)
         return Observed(logits_NC, logits_NC, torch.cat(labels))
 
     def relearn(self, model: nn.Module) -> Relearning:
-        """How a copy of the model relearns."""
-        train, test = self._whole("relearn_train"), self._whole("relearn_test")
-        return battery.relearning_of(model, train, test, self.forget, SEED)
+        """Return how a copy of the model relearns."""
+        train, test = self._read_whole("relearn_train"), self._read_whole("relearn_test")
+        return measure_relearning(model, train, test, self.forget, seed=SEED)
 
     def see(self, model: nn.Module) -> Seen:
-        """Everything that the metrics need of a model."""
-        parts = ("head_train", "forget_train", "retain_train", "forget_test", "retain_test")
-        observed = {part: self.observe(model, part) for part in parts}
+        """Return everything that the attacks need of a model."""
+        observed = {part: self.observe(model, part) for part in PARTS}
         head = read_head(model, self.num_classes)
         return Seen(head=head, relearning=self.relearn(model), **observed)
 
-    def _batches(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def _iterate_batches(self, part: str) -> Iterator[tuple[Tensor, Tensor]]:
+        # the pixels stay on the host, as bytes: all parts at once as floats may not fit a GPU
         images_NHWC, labels_N = self.parts[part]
         parts = torch.split(images_NHWC, BATCH), torch.split(labels_N, BATCH)
         for pixels_NHWC, own_N in zip(*parts, strict=True):
-            yield self._normalised(pixels_NHWC), own_N.to(self.device)
+            yield self._normalise(pixels_NHWC), own_N.to(self.device)
 
-    def _whole(self, part: str) -> tuple[Tensor, Tensor]:
+    def _read_whole(self, part: str) -> tuple[Tensor, Tensor]:
         images_NHWC, labels_N = self.parts[part]
-        return self._normalised(images_NHWC), labels_N.to(self.device)
+        return self._normalise(images_NHWC), labels_N.to(self.device)
 
-    def _normalised(self, images_NHWC: Tensor) -> Tensor:
+    def _normalise(self, images_NHWC: Tensor) -> Tensor:
         return normalise(images_NHWC.to(self.device), self.mean_C, self.std_C)
 
 
@@ -73,9 +74,9 @@ def open_bench(
     dataset: Path,
     info: DatasetInfo,
     scale: tuple[Sequence[float], Sequence[float]],
+    *,
     forget: Sequence[int],
     retain: Sequence[int],
-    device: torch.device,
 ) -> Bench:
     """Draw the samples of a data set folder; `scale` is the models' mean and std by channel.
 
@@ -85,16 +86,21 @@ def open_bench(
         UserError: a class that takes part has no image in one of the splits.
         DataError: the data cannot be read.
     """
-    host = torch.device("cpu")
+    host, device = torch.device("cpu"), best_device()
     names = [name for name in ("train", "test") if name in info.splits]
     splits = {name: open_split(dataset, info, name, host) for name in names}
     labels = {name: split.labels_N for name, split in splits.items()}
     generator = torch.Generator().manual_seed(SEED)
     try:
         if "train" in splits:
-            rows = vars(
-                battery.choose_rows(labels["train"], labels["test"], forget, retain, generator)
+            drawn = battery.choose_rows(
+                labels["train"],
+                labels["test"],
+                forget=forget,
+                retain=retain,
+                generator=generator,
             )
+            rows = vars(drawn)
         else:
             wanted = dict.fromkeys(forget, battery.FORGET_TEST)
             rows = {"forget_test": battery.draw_rows(labels["test"], wanted, generator)}
@@ -107,4 +113,11 @@ def open_bench(
         split = part.rpartition("_")[2]
         parts[part] = splits[split].take(rows_N), labels[split][rows_N]
     mean_C, std_C = (torch.tensor(row, device=device) for row in scale)
-    return Bench(tuple(forget), parts, mean_C, std_C, device, len(info.class_names))
+    return Bench(
+        forget=tuple(forget),
+        parts=parts,
+        mean_C=mean_C,
+        std_C=std_C,
+        device=device,
+        num_classes=len(info.class_names),
+    )

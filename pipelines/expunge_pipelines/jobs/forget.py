@@ -242,7 +242,7 @@ def _gathered(
     info = registry.read_model_info(registry.resolve(name, version))
     left = [index for index in info.retained if index not in chosen]
     kept = read_reports(run_id)
-    validation, work = kept["validation"], kept["work"]
+    validation, work = kept["validation"].to_json(), kept["work"]
     return {
         "model": name,
         "base_version": version,

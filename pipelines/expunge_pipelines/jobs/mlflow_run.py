@@ -10,6 +10,7 @@ from typing import Any
 from expunge import environment, registry
 from expunge.errors import OperationalError
 from expunge.lifecycle import provenance
+from expunge.validation_report import ValidationReport
 from expunge_pipelines.jobs.parameters import flatten_parameters
 from expunge_pipelines.runners.environ import set_variables
 
@@ -25,7 +26,8 @@ def open_mlflow_run(kind: str, name: str, arguments: Mapping[str, Any]) -> Itera
 def read_reports(run_id: str) -> dict[str, Any]:
     """The reports `validation` and `work` that the run's step `log_run` kept."""
     names = ("validation", "work")
-    return {name: json.loads(registry.read_artifact(run_id, f"{name}.json")) for name in names}
+    kept = {name: json.loads(registry.read_artifact(run_id, f"{name}.json")) for name in names}
+    return kept | {"validation": ValidationReport.from_json(kept["validation"])}
 
 
 def export_page(name: str, run_id: str, classes: Collection[int]) -> str | None:

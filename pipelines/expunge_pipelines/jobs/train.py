@@ -80,7 +80,7 @@ def train(
             reads=[arguments["source"], weights, init_from],
         )
     kept = read_reports(run_id)
-    validation = kept["validation"]
+    validation = kept["validation"].to_json()
     version = find_registered_version(name, run_id)
     return {
         "model": name,

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from expunge.core import attacks
-from expunge.core.attacks import Relearning
+from expunge.core.attacks.class_membership import fit_discriminators, recognise_class
+from expunge.core.attacks.head_recovery import recover_with_new_head
+from expunge.core.attacks.head_swap import swap_head
+from expunge.core.attacks.membership import infer_members
+from expunge.core.attacks.prototype_recovery import recover_with_prototypes
+from expunge.core.attacks.relearning import Relearning, relearn
 from expunge.core.heads import Head, Observed, mask_head, with_head
 
 CLASSES, EACH = 4, 40
@@ -33,60 +37,60 @@ HEAD = Head(torch.eye(CLASSES), torch.zeros(CLASSES))
 
 def test_a_head_swap_brings_a_masked_class_back_and_no_rotated_body() -> None:
     test = clusters(APART)
-    assert attacks.head_swap(test.under(mask_head(HEAD, FORGET)), HEAD, FORGET) == [1.0]
+    assert swap_head(test.under(mask_head(HEAD, FORGET)), HEAD, FORGET) == [1.0]
     turned = Observed(test.features_ND.roll(1, dims=1), test.logits_NC, test.labels_N)
-    assert attacks.head_swap(turned, HEAD, FORGET) == [0.0]
+    assert swap_head(turned, HEAD, FORGET) == [0.0]
 
 
 def test_a_new_head_finds_a_class_that_the_body_tells_apart() -> None:
     sample, test = clusters(APART, 1), clusters(APART, 2)
-    assert attacks.head_recovery(sample, test, FORGET) == [1.0]
-    assert attacks.head_recovery(sample, test, [1, 3]) == [1.0, 1.0]
-    merged = attacks.head_recovery(clusters(MERGED, 1), clusters(MERGED, 2), FORGET)
+    assert recover_with_new_head(sample, test, FORGET) == [1.0]
+    assert recover_with_new_head(sample, test, [1, 3]) == [1.0, 1.0]
+    merged = recover_with_new_head(clusters(MERGED, 1), clusters(MERGED, 2), FORGET)
     assert merged[0] < 0.8  # a coin between 0 and 3
 
 
 def test_a_new_head_does_not_ask_what_the_old_one_was_or_how_features_are_scaled() -> None:
     sample, test = clusters(APART, 1, spread=0.6), clusters(APART, 2, spread=0.6)
-    found = attacks.head_recovery(sample, test, FORGET)
+    found = recover_with_new_head(sample, test, FORGET)
     assert 0.3 < found[0] < 1
     hidden = mask_head(HEAD, FORGET)
-    assert attacks.head_recovery(sample.under(hidden), test.under(hidden), FORGET) == found
+    assert recover_with_new_head(sample.under(hidden), test.under(hidden), FORGET) == found
 
     def scaled(part: Observed) -> Observed:
         return Observed(5 * part.features_ND + 7, part.logits_NC, part.labels_N)
 
-    assert attacks.head_recovery(scaled(sample), scaled(test), FORGET) == found
+    assert recover_with_new_head(scaled(sample), scaled(test), FORGET) == found
 
 
-def prototype(sample: Observed, test: Observed, head: Head, seed: int = 0) -> list[float]:
+def prototype(sample: Observed, test: Observed, seed: int = 0) -> list[float]:
     generator = torch.Generator().manual_seed(seed)
-    return attacks.prototype_recovery(sample, test, head, FORGET, RETAIN, generator)
+    return recover_with_prototypes(sample, test, forget=FORGET, retain=RETAIN, generator=generator)
 
 
 def test_a_prototype_finds_a_class_that_the_body_tells_apart() -> None:
-    assert prototype(clusters(APART, 1), clusters(APART, 2), HEAD) == [1.0]
-    assert prototype(clusters(MERGED, 1), clusters(MERGED, 2), HEAD)[0] < 0.7
+    assert prototype(clusters(APART, 1), clusters(APART, 2)) == [1.0]
+    assert prototype(clusters(MERGED, 1), clusters(MERGED, 2))[0] < 0.7
 
 
 def test_a_prototype_does_not_ask_what_the_forgotten_row_is() -> None:
     """So that neither mask can fool it."""
     sample, test = clusters(APART, 1, spread=0.6), clusters(APART, 2, spread=0.6)
-    found = prototype(sample, test, HEAD)
+    found = prototype(sample, test)
     hidden = mask_head(HEAD, FORGET)
-    assert prototype(sample.under(hidden), test.under(hidden), hidden) == found
-    assert prototype(sample, test, HEAD) == found
-    assert prototype(sample, test, HEAD, seed=1) != found
+    assert prototype(sample.under(hidden), test.under(hidden)) == found
+    assert prototype(sample, test) == found
+    assert prototype(sample, test, seed=1) != found
 
 
 def test_areas_and_steps_of_a_relearning() -> None:
     curve = Relearning((0, 10, 20), ((0.0, 0.5), (0.5, 0.5), (1.0, 0.5)))
     assert curve.areas == [0.5, 0.5]
     assert curve.highest == [0.5, 0.5, 1.0]
-    assert curve.steps_to([0.5, 0.9]) == 10
-    assert curve.steps_to([0.9, 0.9]) == 20
-    assert curve.steps_to([2.0, 2.0]) == 20  # the cap
-    assert curve.steps_to([0.0, 0.9]) == 0
+    assert curve.find_step([0.5, 0.9]) == 10
+    assert curve.find_step([0.9, 0.9]) == 20
+    assert curve.find_step([2.0, 2.0]) == 20  # the cap
+    assert curve.find_step([0.0, 0.9]) == 0
 
 
 def relearnt(model: nn.Module) -> Relearning:
@@ -98,9 +102,10 @@ def relearnt(model: nn.Module) -> Relearning:
             predictions_N: Tensor = learner(test.features_ND).argmax(dim=1)
         return [float((predictions_N == test.labels_N).double().mean())]
 
-    return attacks.relearn(
-        model, data.features_ND, data.labels_N, accuracy, torch.Generator().manual_seed(0)
-    )
+    return relearn(
+        model, data.features_ND, data.labels_N, accuracy,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
 
 
 def test_relearning_works_on_a_copy_and_repeats_itself() -> None:
@@ -134,11 +139,11 @@ def test_members_are_told_where_training_samples_are_surer() -> None:
         return Observed(logits_NC, logits_NC, labels_N)
 
     train, test = answers(9, RETAIN), answers(1, RETAIN)
-    like_train = attacks.membership(train, test, answers(9, FORGET), FORGET)
+    like_train = infer_members(train, test, answers(9, FORGET), FORGET)
     assert (like_train.auc, like_train.members) == (1.0, [1.0])
-    like_test = attacks.membership(train, test, answers(1, FORGET), FORGET)
+    like_test = infer_members(train, test, answers(1, FORGET), FORGET)
     assert like_test.members == [0.0]
-    blind = attacks.membership(answers(1, RETAIN), test, answers(1, FORGET), FORGET)
+    blind = infer_members(answers(1, RETAIN), test, answers(1, FORGET), FORGET)
     assert abs(blind.auc - 0.5) < 0.15  # 120 against 120: a standard error of 0.037
 
 
@@ -157,22 +162,22 @@ UNSURE = [3.0, 1.0, 0.0, -5.0]  # what a model says that never saw class 3: clas
 
 def test_discriminators_know_an_oracle_and_a_model_that_is_too_sure() -> None:
     oracles = [outputs(UNSURE, seed) for seed in range(3)]
-    found = attacks.fit_discriminators(oracles, oracles, 3, RETAIN)
+    found = fit_discriminators(oracles, oracles, 3, RETAIN)
     assert len(found.fitted) >= 1
-    assert attacks.class_membership(found, outputs(UNSURE, 9)) > 0.95
-    assert attacks.class_membership(found, outputs([6.0, 0.0, 0.0, -5.0], 9)) < 0.2
+    assert recognise_class(found, outputs(UNSURE, 9)) > 0.95
+    assert recognise_class(found, outputs([6.0, 0.0, 0.0, -5.0], 9)) < 0.2
 
 
 def test_discriminators_do_not_look_at_the_forgotten_logit() -> None:
     oracles = [outputs(UNSURE, seed) for seed in range(3)]
-    found = attacks.fit_discriminators(oracles, oracles, 3, RETAIN)
+    found = fit_discriminators(oracles, oracles, 3, RETAIN)
     plain, hidden = outputs(UNSURE, 9), outputs(UNSURE, 9)
     hidden.logits_NC[:, 3] = -1e4
-    value = attacks.class_membership(found, plain)
-    assert attacks.class_membership(found, hidden) == value
+    value = recognise_class(found, plain)
+    assert recognise_class(found, hidden) == value
 
 
 def test_without_a_neighbour_nothing_is_known() -> None:
     lost = outputs(UNSURE, 0).of(3)
-    found = attacks.fit_discriminators([lost], [outputs(UNSURE, 0).of(2)], 3, RETAIN)
-    assert str(attacks.class_membership(found, lost)) == "nan"
+    found = fit_discriminators([lost], [outputs(UNSURE, 0).of(2)], 3, RETAIN)
+    assert str(recognise_class(found, lost)) == "nan"

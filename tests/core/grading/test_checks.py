@@ -2,11 +2,11 @@ import pytest
 
 from expunge.core.grading.checks import (
     Check,
-    accuracy_floor,
-    forget_checks,
-    parity_checks,
-    resolvable,
-    train_checks,
+    check_forget,
+    check_parity,
+    check_training,
+    compute_accuracy_floor,
+    limit_margin,
 )
 
 
@@ -23,7 +23,7 @@ def verdicts(**changes: object) -> dict[str, bool]:
         "codes_forgotten": 1.0,
         "codes_retained": 1.0,
     }
-    checks = forget_checks(**(settings | changes))  # type: ignore[arg-type]
+    checks = check_forget(**(settings | changes))  # type: ignore[arg-type]
     return {check.name: check.passed for check in checks}
 
 
@@ -58,7 +58,7 @@ def test_each_check_fails_alone(changes: dict[str, object], failed: set[str]) ->
 
 def test_the_lowest_of_several_forgotten_classes_counts() -> None:
     """The mean error of 0 and 1 is 0.95, the lowest is 0.9."""
-    checks = forget_checks(
+    checks = check_forget(
         before=[0.9] * 3, after=[0.0, 0.1, 0.9], samples=[500] * 3, forget=[0, 1], erased=[],
         forget_error=0.95, budget=0.015, worst_drop=0.06, codes_forgotten=1, codes_retained=1,
     )  # fmt: skip
@@ -67,7 +67,7 @@ def test_the_lowest_of_several_forgotten_classes_counts() -> None:
 
 
 def test_retained_accuracy_weighs_classes_by_their_samples() -> None:
-    checks = forget_checks(
+    checks = check_forget(
         before=[0.9, 1.0, 1.0], after=[0.0, 0.9, 1.0], samples=[10, 100, 900], forget=[0],
         erased=[], forget_error=0.95, budget=0.015, worst_drop=0.2, codes_forgotten=1,
         codes_retained=1,
@@ -76,17 +76,17 @@ def test_retained_accuracy_weighs_classes_by_their_samples() -> None:
 
 
 def test_margins_are_never_finer_than_the_samples_tell() -> None:
-    assert resolvable(0.01, 1000) == 0.01
-    assert resolvable(0.01, 30) == pytest.approx(0.1)
+    assert limit_margin(0.01, 1000) == 0.01
+    assert limit_margin(0.01, 30) == pytest.approx(0.1)
     assert verdicts(after=[0.09, 0.9, 0.9, 0.9], samples=[30] * 4)["forget_error"]
     with pytest.raises(ValueError, match=r"a margin of 0\.01 on 0 samples"):
-        resolvable(0.01, 0)
+        limit_margin(0.01, 0)
 
 
-def test_the_accuracy_floor_is_three_times_chance_where_that_can_be_reached() -> None:
-    assert accuracy_floor(10, 3) == pytest.approx(0.3)
-    assert accuracy_floor(2, 3) == pytest.approx(0.75)
-    checks = train_checks(
+def test_the_compute_accuracy_floor_is_three_times_chance_where_that_can_be_reached() -> None:
+    assert compute_accuracy_floor(10, 3) == pytest.approx(0.3)
+    assert compute_accuracy_floor(2, 3) == pytest.approx(0.75)
+    checks = check_training(
         code_accuracy=1, test_accuracy=0.29, test_samples=100, num_classes=10, chance_factor=3
     )
     assert [check.passed for check in checks] == [True, False]
@@ -98,18 +98,8 @@ def test_not_a_number_never_passes() -> None:
 
 
 def test_parity() -> None:
-    assert [c.passed for c in parity_checks(1e-6, True, 1e-5)] == [True, True]
-    assert [c.passed for c in parity_checks(1e-4, False, 1e-5)] == [False, False]
-
-
-def test_a_check_is_stored_with_its_verdict() -> None:
-    check = Check("budget", 0.01, "<=", 0.02, 300, about="utility")
-    row = {
-        "name": "budget", "value": 0.01, "compare": "<=", "threshold": 0.02,
-        "samples": 300, "passed": True, "about": "utility", "blocks": True, "counts": None,
-    }  # fmt: skip
-    assert check.as_row(["budget"]) == row
-    assert check.as_row(["another"]) == row | {"blocks": False}
+    assert [c.passed for c in check_parity(1e-6, True, 1e-5)] == [True, True]
+    assert [c.passed for c in check_parity(1e-4, False, 1e-5)] == [False, False]
 
 
 def test_an_erased_class_without_images_is_neither_checked_nor_retained() -> None:

@@ -7,10 +7,10 @@ from expunge.core.grading import grades
 from expunge.core.grading.grades import (
     TOLERANCES,
     can_tell,
+    check_against_oracles,
+    check_swap,
     compare,
     grade,
-    oracle_checks,
-    swap_check,
 )
 
 SAMPLES = {"head_recovery": [1000], "membership": [1000]}
@@ -88,15 +88,17 @@ def test_a_check_shows_a_class_that_counts() -> None:
 def test_what_was_not_measured_has_no_check() -> None:
     found = compare(oracles(0.5, 0.5, 0.5), SAMPLES)
     counting = {"head_recovery": (True,)}
-    assert oracle_checks(found, {}, counting) == {}
-    assert oracle_checks(found, {"head_recovery": [math.nan]}, counting) == {}
-    assert set(oracle_checks(found, {"head_recovery": [0.5]}, counting)) == {"head_recovery"}
+    assert check_against_oracles(found, {}, counting) == {}
+    assert check_against_oracles(found, {"head_recovery": [math.nan]}, counting) == {}
+    assert set(check_against_oracles(found, {"head_recovery": [0.5]}, counting)) == {
+        "head_recovery"
+    }
 
 
 def test_a_class_that_came_back_under_the_original_head() -> None:
-    assert not swap_check([0.95], [0.97], [100]).passed
-    assert swap_check([0.6], [0.97], [100]).passed
-    check = swap_check([0.1, 0.9], [0.97, 0.97], [10, 20])
+    assert not check_swap([0.95], [0.97], [100]).passed
+    assert check_swap([0.6], [0.97], [100]).passed
+    check = check_swap([0.1, 0.9], [0.97, 0.97], [10, 20])
     assert (check.value, check.samples, check.passed) == (0.9, 20, False)
     assert check.counts is None
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from expunge.core.attacks import Relearning
+from expunge.core.attacks.case import Case, Seen
+from expunge.core.attacks.relearning import Relearning
 from expunge.core.grading import battery
-from expunge.core.grading.battery import Request, Seen, choose_rows
+from expunge.core.grading.battery import choose_rows
 from expunge.core.grading.judge import Judgement, judge
 from expunge.core.heads import Head, Observed, mask_head, soft_mask_head
 
@@ -65,13 +66,13 @@ def found() -> Judgement:
     soft = soft_mask_head(original.head, codes_KD, FORGET)
     models = {
         "original": original,
-        "mask": original.under(mask, Relearning(STEPS, ((0,), (0,), (0,)))),
-        "soft-mask": original.under(soft, Relearning(STEPS, ((0,), (0,), (0.04,)))),
+        "mask": original.swap_head(mask, Relearning(STEPS, ((0,), (0,), (0,)))),
+        "soft-mask": original.swap_head(soft, Relearning(STEPS, ((0,), (0,), (0.04,)))),
         "oracle": an_oracle(14),
     }
-    request = Request(FORGET, RETAIN, original)
+    case = Case(FORGET, RETAIN, original)
     oracles = [an_oracle(seed) for seed in (11, 12, 13)]
-    return judge(request, models, oracles, ("original", "mask"), forget_error=0.95)
+    return judge(case, models, oracles, ("original", "mask"), forget_error=0.95)
 
 
 def test_every_control_gets_its_grade(found: Judgement) -> None:
@@ -105,9 +106,9 @@ def test_an_attacker_that_cannot_tell_members_is_not_reported(found: Judgement) 
 
 def test_distances_are_zero_between_equal_models() -> None:
     original, same = seen(APART, (1, 1, 1), 0), an_oracle(11)
-    request = Request(FORGET, RETAIN, original)
-    reference = battery.references(request, [same, same, same])[0]
-    values = battery.measure_against(request, same, reference)
+    case = Case(FORGET, RETAIN, original)
+    reference = battery.build_references(case, [same, same, same])[0]
+    values = battery.measure_against(case, same, reference)
     assert values["output_distance"] == values["activation_distance"] == [0]
     assert values["tow"] == [1]
 
@@ -115,7 +116,7 @@ def test_distances_are_zero_between_equal_models() -> None:
 def test_each_reference_leaves_one_oracle_out() -> None:
     original = seen(APART, (1, 1, 1), 0)
     oracles = [an_oracle(seed) for seed in (11, 12, 13)]
-    found = battery.references(Request(FORGET, RETAIN, original), oracles)
+    found = battery.build_references(Case(FORGET, RETAIN, original), oracles)
     left_out = [[any(o is own for o in r.oracles) for own in oracles] for r in found]
     assert left_out == [[False, True, True], [True, False, True], [True, True, False]]
 
@@ -129,7 +130,7 @@ def test_rows_are_drawn_by_class() -> None:
 
     def chosen(seed: int) -> battery.Rows:
         generator = torch.Generator().manual_seed(seed)
-        return choose_rows(train_N, test_N, FORGET, RETAIN, generator)
+        return choose_rows(train_N, test_N, forget=FORGET, retain=RETAIN, generator=generator)
 
     rows = chosen(0)
     assert torch.bincount(train_N[rows.head_train]).tolist() == [60, 60, 20, 60, 20]
@@ -145,4 +146,7 @@ def test_rows_are_drawn_by_class() -> None:
 
 def test_a_class_without_images_cannot_be_looked_for() -> None:
     with pytest.raises(ValueError, match="class 3 has no image to draw"):
-        choose_rows(labels(9, 9, 9, 0, 9), labels(9, 9, 9, 9, 9), FORGET, RETAIN, torch.Generator())
+        choose_rows(
+            labels(9, 9, 9, 0, 9), labels(9, 9, 9, 9, 9),
+            forget=FORGET, retain=RETAIN, generator=torch.Generator(),
+        )  # fmt: skip

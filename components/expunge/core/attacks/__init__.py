@@ -1,287 +1,167 @@
-"""Attacks that look for a forgotten class in a model. They work on features, logits and copies.
+"""Attacks that look for a forgotten class in a model, and the distances to retrained models.
 
-Shapes: N images, D features, C classes, R retained classes, O models. `forget` and `retain` are
-class indices. Everything random comes from a `torch.Generator` that the caller seeds alike for all
-models, so that two models differ by themselves alone.
+To add an attack: write one file in this folder, and one line in `ATTACKS`.
+
+- The file has `measure(case, seen)`. It returns a value for each forgotten class, and None or NaN
+  where there is none.
+- An attack that needs oracles (models retrained without the classes) has `learn(case, oracles)` as
+  well. It is called once for a group of oracles, and `measure(case, seen, learnt)` gets its result.
+- The line says what the gate, the report and a policy need to know. They all read `ATTACKS`, so a
+  policy can block on the new attack at once.
+
+The table is data alone: settings read it too, and they start without torch. So the files are
+imported when an attack is made. Everything random comes from a `torch.Generator` with the seed of
+the case. It is the same for all models, so that two models differ by themselves alone.
 """
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from expunge.core.heads import Head, Observed
-
-# Samples whose mean feature is the prototype, from one to ten; more would be a head's training.
-SHOTS = (1, 3, 10)
-DRAWS = 8  # of each number of shots: one draw alone moves the result by several points
-# Below this area under its own ROC curve, an attacker tells members from others hardly better than
-# a coin, and what it says of the forgotten samples is noise.
-LEAST_AUC = 0.55
-# Of the new head, for a mean squared loss: strong, so that the features decide and not the few
-# samples. A weak one learns the class from the samples on any body.
-PENALTY = 3.0
-NEIGHBOURS = 3  # the classes that retrained models see most often in the forgotten one
-RELEARN_STEPS = 50
-# Images a step and steps between two looks while relearning. 50 at 0.01 bring the class back in an
-# original model within a few steps, on the paper's MLP and on ResNet-20.
-RELEARN_BATCH, RELEARN_RATE, RELEARN_LOOK = 50, 0.01, 5
-RELEARNED = 0.95  # of the original's accuracy
-
-
-def head_swap(test: Observed, original: Head, forget: Sequence[int]) -> list[float]:
-    """The accuracy on each forgotten class under the original's head, on this model's body.
-
-    When it comes back, the body still holds the class. When it does not, nothing is shown: a
-    rotation of the features defeats it.
-    """
-    swapped = test.under(original)
-    return [swapped.of(index).right for index in forget]
-
-
-def head_recovery(sample: Observed, test: Observed, forget: Sequence[int]) -> list[float]:
-    """The accuracy on each forgotten class of a new head, trained on a frozen body.
-
-    `sample` is a small labelled sample of all classes. Ridge regression onto the classes, on
-    standardised features, in closed form. Source of the idea: linear probing (Alain and Bengio,
-    2017).
-    """
-    from sklearn.linear_model import RidgeClassifier
-
-    mean_D = sample.features_ND.mean(dim=0)
-    # a feature that never changes would be divided by zero; it says nothing either way
-    scale_D = sample.features_ND.std(dim=0).clamp_min(1e-6)
-
-    def standardised(observed: Observed) -> np.ndarray:
-        features: np.ndarray = ((observed.features_ND - mean_D) / scale_D).double().cpu().numpy()
-        return features
-
-    probe = RidgeClassifier(alpha=PENALTY * len(sample.labels_N))
-    probe.fit(standardised(sample), sample.labels_N.cpu().numpy())
-    predictions_N = torch.from_numpy(probe.predict(standardised(test)))
-    labels_N = test.labels_N.cpu()
-    return [float((predictions_N[labels_N == index] == index).double().mean()) for index in forget]
-
-
-def prototype_recovery(
-    sample: Observed,
-    test: Observed,
-    head: Head,
-    forget: Sequence[int],
-    retain: Sequence[int],
-    generator: torch.Generator,
-) -> list[float]:
-    """The accuracy on each forgotten class when its row of the head is a prototype.
-
-    The row points from the centre m of the retained classes' mean features to the mean mu of a few
-    features of the class: w = t (mu - m), with t and the bias such that at mu the logit is what a
-    retained class has on its own samples on average, and at m what it has on all of them. The
-    accuracy is the mean over `SHOTS` and `DRAWS`. Source of the idea: prototypical networks (Snell
-    et al., 2017), and weight imprinting (Qi et al., 2018).
-    """
-    kept = [sample.of(index) for index in retain]
-    center_D = torch.stack([part.features_ND.mean(dim=0) for part in kept]).mean(dim=0)
-    own = torch.stack(
-        [part.logits_NC[:, index].mean() for part, index in zip(kept, retain, strict=True)]
-    ).mean()
-    average = torch.cat([part.logits_NC[:, list(retain)] for part in kept]).mean()
-    found = []
-    for index in forget:
-        pool_ND, target = sample.of(index).features_ND, test.of(index)
-        others_N = _without(target.logits_NC, forget).amax(dim=1)
-        shares = []
-        for shots in SHOTS:
-            for _ in range(DRAWS):
-                rows = torch.randperm(len(pool_ND), generator=generator)[:shots]
-                direction_D = pool_ND[rows.to(pool_ND.device)].mean(dim=0) - center_D
-                row_D = direction_D * (own - average) / direction_D.square().sum()
-                logits_N = (target.features_ND - center_D) @ row_D + average
-                shares.append((logits_N > others_N).double().mean())
-        found.append(float(torch.stack(shares).mean()))
-    return found
-
-
-def _without(logits_NC: Tensor, forget: Sequence[int]) -> Tensor:
-    """Logits with those of the forgotten classes at minus infinity."""
-    others_NC = logits_NC.clone()
-    others_NC[:, list(forget)] = -torch.inf
-    return others_NC
+# What an attack has to have before it can be made, beside the model that it is made on.
+Needs = Literal["model", "oracles"]
+# The images that a metric is measured on: of each forgotten class, or of all of them together.
+Samples = Literal["forget_test", "forget_train", "relearn_test", "all_forget_test"]
 
 
 @dataclass(frozen=True)
-class Relearning:
-    """The forgotten classes' test accuracy at each step looked at; one row a step, one column a
-    class."""
+class Tolerance:
+    """How far a model may be from retrained ones.
 
-    steps: tuple[int, ...]
-    accuracy_SK: tuple[tuple[float, ...], ...]
-
-    @property
-    def areas(self) -> list[float]:
-        """The area under each class's curve over the steps, as a fraction (trapezoids)."""
-        steps = np.asarray(self.steps, dtype=np.float64)
-        areas = np.trapezoid(np.asarray(self.accuracy_SK), steps, axis=0) / (steps[-1] - steps[0])
-        return [float(area) for area in areas]
-
-    @property
-    def highest(self) -> list[float]:
-        """By step, the accuracy on the class that came back furthest."""
-        return [max(row) for row in self.accuracy_SK]
-
-    def steps_to(self, wanted: Sequence[float]) -> int:
-        """The first step looked at, at which some class has its wanted accuracy; else the last."""
-        for step, row in zip(self.steps, self.accuracy_SK, strict=True):
-            if any(got >= least for got, least in zip(row, wanted, strict=True)):
-                return step
-        return self.steps[-1]
-
-
-def relearn(
-    model: nn.Module,
-    images_NCHW: Tensor,
-    labels_N: Tensor,
-    accuracy: Callable[[nn.Module], Sequence[float]],
-    generator: torch.Generator,
-) -> Relearning:
-    """Fine-tune a copy on a few labelled samples, and look at the forgotten classes as it learns.
-
-    SGD with momentum 0.9 on batches of `RELEARN_BATCH`, in passes over the samples (what is left of
-    a pass is not used), the model in training mode. `accuracy` gives the accuracy on each forgotten
-    class. Source: Golatkar et al. (2020) and Tarun et al. (FastMU, 2023), as relearn time.
+    `margin` is a gap that does not matter. `cap` bounds the standard deviation that is granted to
+    the oracles, so that noisy ones do not let more through.
     """
-    device = labels_N.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # for dropout and its kin, which draw from the default generator
-        torch.manual_seed(generator.initial_seed())
-        return _relearn(copy.deepcopy(model), images_NCHW, labels_N, accuracy, generator)
 
-
-def _relearn(
-    learner: nn.Module,
-    images_NCHW: Tensor,
-    labels_N: Tensor,
-    accuracy: Callable[[nn.Module], Sequence[float]],
-    generator: torch.Generator,
-) -> Relearning:
-    optimizer = torch.optim.SGD(learner.parameters(), lr=RELEARN_RATE, momentum=0.9)
-    steps, rows = [0], [tuple(accuracy(learner))]
-    order_N = labels_N[:0]
-    for step in range(1, RELEARN_STEPS + 1):
-        if len(order_N) < RELEARN_BATCH:
-            order_N = torch.randperm(len(labels_N), generator=generator).to(labels_N.device)
-        batch_N, order_N = order_N[:RELEARN_BATCH], order_N[RELEARN_BATCH:]
-        learner.train()
-        loss = nn.functional.cross_entropy(learner(images_NCHW[batch_N]), labels_N[batch_N])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if step % RELEARN_LOOK == 0:
-            steps.append(step)
-            rows.append(tuple(accuracy(learner)))
-    return Relearning(tuple(steps), tuple(rows))
+    margin: float
+    cap: float
 
 
 @dataclass(frozen=True)
-class Membership:
-    """`members` is the share of each forgotten class's training samples called members; `auc` the
-    attacker's own on retained data."""
+class Attack:
+    """One attack: the name of its metric, and what others need to know of it.
 
-    auc: float
-    members: list[float]
-
-
-def membership(
-    retain_train: Observed, retain_test: Observed, forget_train: Observed, forget: Sequence[int]
-) -> Membership:
-    """Logistic regression on the entropy of the softmax, retained training samples against test
-    samples, balanced; then applied to the forgotten training samples.
-
-    Source: the attack of Chundawat et al. (2023) and Foster et al. (SSD, 2024).
+    `meaning` is its line in the report. Without a `tolerance` it is not compared with oracles.
+    `looks_into_body` says that it looks at what the head reads, and that no new head can fool it.
+    `module` is the file that makes it, where that has another name; `label` is its name in
+    sentences, where that is not the metric's.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
 
-    inside, outside = (_entropy(part.logits_NC) for part in (retain_train, retain_test))
-    features_N1 = np.concatenate([inside, outside])[:, None]
-    labels_N = np.concatenate([np.ones(len(inside)), np.zeros(len(outside))])
-    attacker = LogisticRegression(class_weight="balanced").fit(features_N1, labels_N)
-    auc = roc_auc_score(labels_N, attacker.decision_function(features_N1))
-    return Membership(
-        float(auc),
-        [
-            float(attacker.predict(_entropy(forget_train.of(index).logits_NC)[:, None]).mean())
-            for index in forget
-        ],
+    name: str
+    needs: Needs
+    samples: Samples
+    tolerance: Tolerance | None
+    meaning: str
+    looks_into_body: bool = False
+    module: str = ""
+    label: str = ""
+
+    @property
+    def measure(self) -> Callable[..., list[float | None]]:
+        """The function that gives the metric's value for each forgotten class."""
+        found: Callable[..., list[float | None]] = self._load().measure
+        return found
+
+    @property
+    def learn(self) -> Callable[..., Any]:
+        """The function that reads from a group of oracles what `measure` compares with."""
+        found: Callable[..., Any] = self._load().learn
+        return found
+
+    def _load(self) -> Any:
+        return import_module(f"{__name__}.{self.module or self.name}")
+
+
+_LIKE_RETRAINED = "compared with models retrained without the class"
+
+# In the order in which the report shows them. Margins and caps were set on MNIST and CIFAR-10, from
+# what retrained models differ by and how far the original is from them (both are printed by
+# tests/benchmarks/battery.py). Caps are about the largest deviations seen there.
+ATTACKS: dict[str, Attack] = {
+    attack.name: attack
+    for attack in (
+        # No tolerance: a class that comes back is evidence, one that does not is none. Bodies that
+        # never saw the class can bring it back too, by chance and far apart from each other.
+        Attack(
+            "head_swap",
+            needs="model",
+            samples="forget_test",
+            tolerance=None,
+            meaning="Accuracy on the class with the original's last layer on this model's body. "
+            "The body may hold the class where this is higher than in any retrained model. Where "
+            "the class does not come back, nothing is shown. No grade goes by it.",
+        ),
+        Attack(
+            "head_recovery",
+            needs="model",
+            samples="forget_test",
+            tolerance=Tolerance(margin=0.005, cap=0.05),
+            looks_into_body=True,
+            meaning="Accuracy on the class of a new last layer, trained on a few labelled images "
+            f"while the body is frozen; {_LIKE_RETRAINED}.",
+        ),
+        Attack(
+            "prototype_recovery",
+            needs="model",
+            samples="forget_test",
+            tolerance=Tolerance(margin=0.05, cap=0.05),
+            looks_into_body=True,
+            meaning="Accuracy on the class when its row of the last layer is made from the "
+            f"features of 1 to 10 of its images; {_LIKE_RETRAINED}.",
+        ),
+        Attack(
+            "relearning",
+            needs="model",
+            samples="relearn_test",
+            tolerance=Tolerance(margin=0.05, cap=0.05),
+            meaning="How much of the class a copy gets back while it is fine-tuned on a few "
+            f"images: the area under that curve, {_LIKE_RETRAINED}.",
+        ),
+        Attack(
+            "membership",
+            needs="model",
+            samples="forget_train",
+            tolerance=Tolerance(margin=0.05, cap=0.03),
+            meaning="Share of the class's training images that an attacker takes for training "
+            f"images, by how sure the outputs are; {_LIKE_RETRAINED}.",
+        ),
+        Attack(
+            "output_distance",
+            needs="oracles",
+            samples="forget_test",
+            tolerance=Tolerance(margin=0.08, cap=0.03),
+            meaning="How differently the class's test images fall on the other classes: the total "
+            "variation between this model's predictions and those of models retrained without the "
+            "class.",
+        ),
+        Attack(
+            "cmia",
+            needs="oracles",
+            samples="forget_test",
+            tolerance=Tolerance(margin=0.05, cap=0.03),
+            module="class_membership",
+            label="class membership",
+            meaning="How well discriminators recognise this model's outputs on the class, compared "
+            "with models retrained without it. They are fitted to the outputs of such models.",
+        ),
+        Attack(
+            "activation_distance",
+            needs="oracles",
+            samples="forget_train",
+            tolerance=Tolerance(margin=0.08, cap=0.03),
+            meaning="Mean distance between this model's output probabilities and those of models "
+            "retrained without the class, on the class's training images.",
+        ),
+        Attack(
+            "tow",
+            needs="oracles",
+            samples="all_forget_test",
+            tolerance=Tolerance(margin=0.02, cap=0.02),
+            module="tug_of_war",
+            label="tug of war",
+            meaning="Tug of war: how near the model is to models retrained without the class, on "
+            "that class, on training images of the others and on their test images, multiplied; 1 "
+            "is best.",
+        ),
     )
-
-
-def _entropy(logits_NC: Tensor) -> np.ndarray:
-    """Entropy of the softmax in nats, shape N."""
-    entropy: np.ndarray = torch.special.entr(logits_NC.softmax(dim=1)).sum(dim=1).cpu().numpy()
-    return entropy
-
-
-@dataclass(frozen=True)
-class Discriminators:
-    """For one forgotten class, one discriminator a neighbour; see `class_membership`."""
-
-    forgotten: int
-    retain: tuple[int, ...]
-    fitted: tuple[object, ...]
-
-
-def fit_discriminators(
-    forget_tests: Sequence[Observed],
-    retain_tests: Sequence[Observed],
-    forgotten: int,
-    retain: Sequence[int],
-) -> Discriminators:
-    """Learn from O retrained models to tell their outputs on the forgotten class from those on each
-    of its neighbours.
-
-    The neighbours are the `NEIGHBOURS` retained classes that those models predict most often for
-    the forgotten one. Features are log-probabilities among the retained classes: the forgotten
-    class's own logit would give a mask away at once, and it is the easiest to forge.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    lost_NR = torch.cat([_retained(part.of(forgotten), retain) for part in forget_tests])
-    counts_R = torch.bincount(lost_NR.argmax(dim=1), minlength=len(retain))
-    chosen = counts_R.argsort(descending=True, stable=True)[:NEIGHBOURS].tolist()
-    fitted = []
-    for position in chosen:
-        if not counts_R[position]:
-            continue
-        own_NR = torch.cat([_retained(part.of(retain[position]), retain) for part in retain_tests])
-        if not len(own_NR):
-            continue
-        features_NR = torch.cat([lost_NR, own_NR]).cpu().numpy()
-        labels_N = np.concatenate([np.ones(len(lost_NR)), np.zeros(len(own_NR))])
-        model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
-        fitted.append(model.fit(features_NR, labels_N))
-    return Discriminators(forgotten, tuple(retain), tuple(fitted))
-
-
-def class_membership(found: Discriminators, forget_test: Observed) -> float:
-    """CMIA: the discriminators' accuracy on a model's outputs for the forgotten class's test
-    samples, the mean over the neighbours; NaN without a neighbour.
-
-    A model that never saw the class is recognised as the retrained ones are; one that still tells
-    the class apart gives other outputs on it. Source: Ebrahimpour-Boroojeny et al., "Unlearning
-    isn't forgetting".
-    """
-    if not found.fitted:
-        return float("nan")
-    features_NR = _retained(forget_test.of(found.forgotten), found.retain).cpu().numpy()
-    shares = [float(model.predict(features_NR).mean()) for model in found.fitted]  # type: ignore[attr-defined]
-    return float(np.mean(shares))
-
-
-def _retained(observed: Observed, retain: Sequence[int]) -> Tensor:
-    """Log-probabilities among the retained classes, shape N x R."""
-    return observed.logits_NC[:, list(retain)].double().log_softmax(dim=1)
+}

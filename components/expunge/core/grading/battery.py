@@ -1,20 +1,19 @@
 """The battery: every attack on one model, on the same few samples, and its metrics beside oracles'.
 
 Shapes: N images, C classes, K forgotten classes; H height, W width. A metric has one value for each
-forgotten class, `tow` one for all of them together. Its definition is in the function that computes
-it.
+forgotten class, `tow` one for all of them together. Its definition is in its attack's file.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from expunge.core import attacks, metrics
-from expunge.core.attacks import Discriminators, Membership, Relearning
+from expunge.core.attacks import ATTACKS
+from expunge.core.attacks.case import Case, Seen
 from expunge.core.grading.grades import Values
-from expunge.core.heads import Head, Observed
 
 # How many images each part has, at most. More would make the figures finer than what retrained
 # models differ by from seed to seed, and cost a forward pass through each model.
@@ -39,7 +38,7 @@ class Rows:
 
 
 def draw_rows(labels_N: Tensor, wanted: Mapping[int, int], generator: torch.Generator) -> Tensor:
-    """Rows of each class in `wanted`, as many as it says or as there are, without repetition.
+    """Draw rows of each class in `wanted`, as many as it says or as there are, without repetition.
 
     Raises:
         ValueError: a class has no image.
@@ -56,11 +55,19 @@ def draw_rows(labels_N: Tensor, wanted: Mapping[int, int], generator: torch.Gene
 def choose_rows(
     train_labels_N: Tensor,
     test_labels_N: Tensor,
+    *,
     forget: Sequence[int],
     retain: Sequence[int],
     generator: torch.Generator,
 ) -> Rows:
-    """Draw the rows, stratified by class, from the splits' labels (on the CPU).
+    """Draw the rows of every part, stratified by class.
+
+    Args:
+        train_labels_N: the training split's labels, on the CPU.
+        test_labels_N: the test split's labels, on the CPU.
+        forget: the forgotten classes' indices.
+        retain: the retained classes' indices.
+        generator: draws the rows, on the CPU.
 
     Raises:
         ValueError: a class has no image in one of the splits.
@@ -69,7 +76,7 @@ def choose_rows(
     def draw(labels_N: Tensor, wanted: Mapping[int, int]) -> Tensor:
         return draw_rows(labels_N, wanted, generator)
 
-    def each(classes: Sequence[int], count: int) -> dict[int, int]:
+    def ask_each(classes: Sequence[int], count: int) -> dict[int, int]:
         return dict.fromkeys(classes, max(1, count))
 
     counts_C = torch.bincount(train_labels_N, minlength=max(*forget, *retain) + 1)
@@ -77,217 +84,96 @@ def choose_rows(
         index: max(HEAD_LEAST, round(HEAD_SHARE * int(counts_C[index])))
         for index in (*forget, *retain)
     }
-    relearned = each(forget, RELEARN_FORGET // len(forget))
-    relearned |= each(retain, (RELEARN_ALL - RELEARN_FORGET) // len(retain))
-    kept = each(retain, RETAIN // len(retain))
-    forget_test = draw(test_labels_N, each(forget, FORGET_TEST))
+    relearn = ask_each(forget, RELEARN_FORGET // len(forget))
+    relearn |= ask_each(retain, (RELEARN_ALL - RELEARN_FORGET) // len(retain))
+    retain_each = ask_each(retain, RETAIN // len(retain))
+    # The parts share one generator, so the order of the draws belongs to the instrument: another
+    # order gives every part other images, and every figure another value.
+    forget_test = draw(test_labels_N, ask_each(forget, FORGET_TEST))
     labels_F = test_labels_N[forget_test]
-    looked_at = [forget_test[labels_F == index][:RELEARN_TEST] for index in forget]
+    relearn_test = [forget_test[labels_F == index][:RELEARN_TEST] for index in forget]
     return Rows(
         head_train=draw(train_labels_N, head),
-        relearn_train=draw(train_labels_N, relearned),
-        forget_train=draw(train_labels_N, each(forget, FORGET_TRAIN)),
-        retain_train=draw(train_labels_N, kept),
+        relearn_train=draw(train_labels_N, relearn),
+        forget_train=draw(train_labels_N, ask_each(forget, FORGET_TRAIN)),
+        retain_train=draw(train_labels_N, retain_each),
         forget_test=forget_test,
-        retain_test=draw(test_labels_N, kept),
-        relearn_test=torch.cat(looked_at),
+        retain_test=draw(test_labels_N, retain_each),
+        relearn_test=torch.cat(relearn_test),
     )
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a model says of each part, and how it relearned; all that the metrics need of it."""
-
-    head: Head
-    head_train: Observed
-    forget_train: Observed
-    retain_train: Observed
-    forget_test: Observed
-    retain_test: Observed
-    relearning: Relearning
-
-    def under(self, head: Head, relearning: Relearning) -> "Seen":
-        """The same body under another head, with its own relearning: a mask costs no forward."""
-        parts = ("head_train", "forget_train", "retain_train", "forget_test", "retain_test")
-        observed = {part: getattr(self, part).under(head) for part in parts}
-        return Seen(head=head, relearning=relearning, **observed)
-
-    @property
-    def finite(self) -> bool:
-        """Whether every feature and logit is a number, as the attacks need."""
-        parts = (self.head_train, self.forget_train, self.retain_train, self.forget_test)
-        return all(part.finite for part in (*parts, self.retain_test))
-
-    def forget_accuracy(self, forget: Sequence[int]) -> list[float]:
-        """The accuracy on each forgotten class's test samples."""
-        return [self.forget_test.of(index).right for index in forget]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is forgotten, what stays, and the original model that the attacks compare with."""
-
-    forget: tuple[int, ...]
-    retain: tuple[int, ...]
-    original: Seen
-    seed: int = 0  # of the prototypes' draws, the same for every model
-
-
-def sample_counts(request: Request) -> dict[str, list[int]]:
-    """How many images of each forgotten class every metric is measured on; of all for `tow`."""
-    seen = request.original
-    test = [len(seen.forget_test.of(index).labels_N) for index in request.forget]
-    train = [len(seen.forget_train.of(index).labels_N) for index in request.forget]
-    on_test = ("head_recovery", "prototype_recovery", "output_distance", "cmia")
-    return {
-        **dict.fromkeys(on_test, test),
-        "relearning": [min(count, RELEARN_TEST) for count in test],
-        "membership": train,
-        "activation_distance": train,
-        "tow": [sum(test)],
+def count_samples(case: Case) -> dict[str, list[int]]:
+    """Return how many images each metric is measured on, by forgotten class or of all together."""
+    seen = case.original
+    test = [len(seen.forget_test.of(index).labels_N) for index in case.forget]
+    train = [len(seen.forget_train.of(index).labels_N) for index in case.forget]
+    counts = {
+        "forget_test": test,
+        "forget_train": train,
+        "relearn_test": [min(count, RELEARN_TEST) for count in test],
+        "all_forget_test": [sum(test)],
     }
+    return {attack.name: counts[attack.samples] for attack in ATTACKS.values()}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The values of each metric by forgotten class; None where unknown."""
-
-    values: Values
-    head_swap: list[float]
-    membership: Membership
-    steps_to_relearn: int
-
-
-def measure_alone(request: Request, seen: Seen) -> Measured:
-    """Every metric that needs no oracle to compare with."""
-    forget, retain = request.forget, request.retain
-    original = request.original
-    members = attacks.membership(seen.retain_train, seen.retain_test, seen.forget_train, forget)
-    prototypes = attacks.prototype_recovery(
-        seen.head_train,
-        seen.forget_test,
-        seen.head,
-        forget,
-        retain,
-        torch.Generator().manual_seed(request.seed),
-    )
-    usable = members.auc >= attacks.LEAST_AUC
-    wanted = [attacks.RELEARNED * value for value in original.forget_accuracy(forget)]
-    swapped = attacks.head_swap(seen.forget_test, original.head, forget)
-    return Measured(
-        {
-            "head_swap": swapped,
-            "head_recovery": attacks.head_recovery(seen.head_train, seen.forget_test, forget),
-            "prototype_recovery": prototypes,
-            "relearning": seen.relearning.areas,
-            "membership": members.members if usable else [None] * len(forget),
-        },
-        swapped,
-        members,
-        seen.relearning.steps_to(wanted),
-    )
+def measure_alone(case: Case, seen: Seen) -> dict[str, Sequence[float | None]]:
+    """Return every metric that needs no oracle to compare with; None where it is unknown."""
+    return {
+        attack.name: attack.measure(case, seen)
+        for attack in ATTACKS.values()
+        if attack.needs == "model"
+    }
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Retrained models that others are compared with, and what is learnt from them once."""
+    """Retrained models that others are compared with; `learnt` is what each attack read of them."""
 
     oracles: tuple[Seen, ...]
-    shares_KR: Tensor  # mean prediction shares by forgotten class
-    discriminators: tuple[Discriminators, ...]  # by forgotten class
+    learnt: Mapping[str, Any]
 
 
-def references(request: Request, oracles: Sequence[Seen]) -> list[Reference]:
-    """All the oracles but one, for each of them in turn.
+def build_references(case: Case, oracles: Sequence[Seen]) -> list[Reference]:
+    """Return all the oracles but one, for each of them in turn.
 
-    An oracle is compared with the reference that it is not in, any other model with all of them: so
+    An oracle is compared with the reference that it is not in, any other model with all of them. So
     every distance is to equally many models.
     """
-    found = []
+    references = []
     for left_out in range(len(oracles)):
-        others = [oracle for i, oracle in enumerate(oracles) if i != left_out]
-        tests = [oracle.forget_test for oracle in others]
-        retain_tests = [oracle.retain_test for oracle in others]
-        shares = [
-            torch.stack([_shares(test, index, request.retain) for test in tests]).mean(dim=0)
-            for index in request.forget
-        ]
-        fitted = [
-            attacks.fit_discriminators(tests, retain_tests, index, request.retain)
-            for index in request.forget
-        ]
-        found.append(Reference(tuple(others), torch.stack(shares), tuple(fitted)))
-    return found
+        others = tuple(oracle for i, oracle in enumerate(oracles) if i != left_out)
+        learnt = {
+            attack.name: attack.learn(case, others)
+            for attack in ATTACKS.values()
+            if attack.needs == "oracles"
+        }
+        references.append(Reference(others, learnt))
+    return references
 
 
-def _shares(test: Observed, index: int, retain: Sequence[int]) -> Tensor:
-    return metrics.prediction_shares(test.of(index).logits_NC, retain)
-
-
-def measure_against(request: Request, seen: Seen, reference: Reference) -> dict[str, list[float]]:
-    """The metrics that are distances to retrained models: output distance, CMIA, activation
-    distance and the tug of war.
-    """
-    output, activation, cmia = [], [], []
-    for position, index in enumerate(request.forget):
-        shares_R = _shares(seen.forget_test, index, request.retain)
-        output.append(metrics.total_variation(shares_R, reference.shares_KR[position]))
-        trained_NC = seen.forget_train.of(index).logits_NC
-        distances = [
-            metrics.activation_distance(trained_NC, oracle.forget_train.of(index).logits_NC)
-            for oracle in reference.oracles
-        ]
-        activation.append(sum(distances) / len(distances))
-        found = reference.discriminators[position]
-        cmia.append(attacks.class_membership(found, seen.forget_test))
+def measure_against(case: Case, seen: Seen, reference: Reference) -> dict[str, list[float]]:
+    """Return the metrics that are distances to retrained models; NaN where one is unknown."""
     return {
-        "output_distance": output,
-        "cmia": cmia,
-        "activation_distance": activation,
-        "tow": [_tug_of_war(seen, reference.oracles)],
+        name: [float("nan") if value is None else value for value in values]
+        for name, learnt in reference.learnt.items()
+        for values in [ATTACKS[name].measure(case, seen, learnt)]
     }
 
 
-def mean_distances(
-    request: Request, seen: Seen, found: Sequence[Reference]
+def average_distances(
+    case: Case, seen: Seen, references: Sequence[Reference]
 ) -> dict[str, list[float]]:
-    """`measure_against` each reference, and the mean."""
-    rows = [measure_against(request, seen, reference) for reference in found]
+    """Return the mean of `measure_against` over the references."""
+    rows = [measure_against(case, seen, reference) for reference in references]
     return {
         name: [sum(values) / len(rows) for values in zip(*(row[name] for row in rows), strict=True)]
         for name in (rows[0] if rows else {})
     }
 
 
-def _tug_of_war(seen: Seen, others: Sequence[Seen]) -> float:
-    """Forget accuracy is that on the forgotten classes' test images, test accuracy that on a sample
-    of the retained classes', drawn alike from each.
-    """
-
-    def gap(part: str) -> float:
-        values = [getattr(other, part).right for other in others]
-        gap: float = getattr(seen, part).right - sum(values) / len(values)
-        return gap
-
-    return metrics.tug_of_war(gap("forget_test"), gap("retain_train"), gap("retain_test"))
-
-
-def relearning_of(
-    model: nn.Module,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    forget: Sequence[int],
-    seed: int,
-) -> Relearning:
-    """How the model relearns on `train`, looked at on `test`: both are images_NCHW and labels_N."""
-
-    def accuracy(learner: nn.Module) -> list[float]:
-        images_NCHW, labels_N = test
-        logits_NC = metrics.predict(learner, torch.split(images_NCHW, 256))
-        if not logits_NC.isfinite().all():  # it diverged: what it knows is unknown
-            return [float("nan")] * len(forget)
-        predictions_N = logits_NC.argmax(dim=1)
-        own = [labels_N == index for index in forget]
-        return [float((predictions_N[o] == labels_N[o]).double().mean()) for o in own]
-
-    return attacks.relearn(model, *train, accuracy, torch.Generator().manual_seed(seed))
+def measure_all(case: Case, seen: Seen, references: Sequence[Reference]) -> Values:
+    """Return every metric of one model, in the order of `ATTACKS`."""
+    found = measure_alone(case, seen)
+    found |= average_distances(case, seen, references)
+    return {name: found[name] for name in ATTACKS if name in found}

@@ -5,7 +5,7 @@ never finer than the test set can tell: with n samples it is at least 3 / n away
 three samples being what a change of nothing but rounding can move.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,23 +36,9 @@ class Check:
             return self.value >= self.threshold
         return self.value <= self.threshold
 
-    def as_row(self, block: Collection[str] = ()) -> dict[str, object]:
-        """The check as it is stored with the run; `block` are the names of those that reject."""
-        return {
-            "name": self.name,
-            "value": self.value,
-            "compare": self.compare,
-            "threshold": self.threshold,
-            "samples": self.samples,
-            "passed": self.passed,
-            "about": self.about,
-            "blocks": self.name in block,
-            "counts": self.counts,
-        }
 
-
-def resolvable(margin: float, samples: int) -> float:
-    """The margin, or 3 / n where n samples cannot tell one so fine.
+def limit_margin(margin: float, samples: int) -> float:
+    """Return the margin, or 3 / n where n samples cannot tell one so fine.
 
     Raises:
         ValueError: there is no sample, so nothing can be told at all.
@@ -62,8 +48,8 @@ def resolvable(margin: float, samples: int) -> float:
     return max(margin, 3 / samples)
 
 
-def accuracy_floor(num_classes: int, chance_factor: float) -> float:
-    """`chance_factor` times chance, but never more than half-way from chance to 1.
+def compute_accuracy_floor(num_classes: int, chance_factor: float) -> float:
+    """Return `chance_factor` times chance, but never more than half-way from chance to 1.
 
     The half-way mark is what keeps the floor reachable for two or three classes, where three times
     chance is 1 or more.
@@ -72,7 +58,7 @@ def accuracy_floor(num_classes: int, chance_factor: float) -> float:
     return min(chance_factor * chance, (1 + chance) / 2)
 
 
-def train_checks(
+def check_training(
     *,
     code_accuracy: float,
     test_accuracy: float,
@@ -80,18 +66,25 @@ def train_checks(
     num_classes: int,
     chance_factor: float,
 ) -> list[Check]:
-    """Every code classified right, and test accuracy above a floor that a broken model misses.
+    """Check that every code is classified right, and that test accuracy is above a floor.
 
-    `num_classes` counts the classes that took part in the training.
+    A broken model misses the floor. All accuracies are fractions.
+
+    Args:
+        code_accuracy: the share of the codes that is classified right.
+        test_accuracy: the share of the test images that is classified right.
+        test_samples: how many test images there are of the classes that took part.
+        num_classes: how many classes took part in the training.
+        chance_factor: how many times chance the floor is; see `compute_accuracy_floor`.
     """
-    floor = accuracy_floor(num_classes, chance_factor)
+    floor = compute_accuracy_floor(num_classes, chance_factor)
     return [
         Check("code_accuracy", code_accuracy, ">=", 1.0, about="codes"),
-        Check("test_accuracy", test_accuracy, ">=", floor, test_samples, "utility"),
+        Check("test_accuracy", test_accuracy, ">=", floor, samples=test_samples, about="utility"),
     ]
 
 
-def forget_checks(
+def check_forget(
     *,
     before: Sequence[float],
     after: Sequence[float],
@@ -104,13 +97,22 @@ def forget_checks(
     codes_forgotten: float,
     codes_retained: float,
 ) -> list[Check]:
-    """The checks of a forget that need test data and codes, and no oracle.
+    """Check a forget by test data and codes; no oracle is needed.
 
-    `before`, `after` and `samples` are by class index: test accuracy of the base version, of the
-    unlearned model, and how many test samples that class has. `forget` are the requested classes;
-    `erased` were forgotten before and must stay so, as far as there are images of them.
-    `codes_forgotten` is the share of forgotten codes classified wrong, `codes_retained` the share
-    of retained codes classified right.
+    All accuracies, errors and shares are fractions.
+
+    Args:
+        before: the base version's test accuracy, by class index.
+        after: the unlearned model's test accuracy, by class index.
+        samples: how many test samples each class has.
+        forget: the requested classes.
+        erased: the classes that were forgotten before and must stay so, as far as there are images
+            of them.
+        forget_error: the least error on a forgotten class.
+        budget: the largest drop of the accuracy on all retained classes together.
+        worst_drop: the largest drop of the accuracy on one of them.
+        codes_forgotten: the share of the forgotten classes' codes that is classified wrong.
+        codes_retained: the share of the retained classes' codes that is classified right.
 
     Raises:
         ValueError: a requested or a retained class has no test sample.
@@ -118,50 +120,69 @@ def forget_checks(
     requested, gone = sorted(set(forget)), sorted(set(erased))
     retained = [i for i in range(len(after)) if i not in requested and i not in gone]
     drops = {i: before[i] - after[i] for i in retained}
-    worst = max(drops, key=lambda i: drops[i] - resolvable(worst_drop, samples[i]))
+    worst = max(drops, key=lambda i: drops[i] - limit_margin(worst_drop, samples[i]))
     total = sum(samples[i] for i in retained)
     drop = sum((before[i] - after[i]) * samples[i] for i in retained) / max(total, 1)
     checks = [
-        error_check("forget_error", after, samples, requested, forget_error),
-        Check("retain_accuracy_drop", drop, "<=", resolvable(budget, total), total, "utility"),
+        check_error("forget_error", after, samples=samples, classes=requested, least=forget_error),
+        Check(
+            "retain_accuracy_drop",
+            drop,
+            "<=",
+            limit_margin(budget, total),
+            samples=total,
+            about="utility",
+        ),
         Check(
             "worst_class_drop",
             drops[worst],
             "<=",
-            resolvable(worst_drop, samples[worst]),
-            samples[worst],
-            "utility",
+            limit_margin(worst_drop, samples[worst]),
+            samples=samples[worst],
+            about="utility",
         ),
         Check("codes_forgotten", codes_forgotten, ">=", 1.0, about="codes"),
         Check("codes_retained", codes_retained, ">=", 1.0, about="codes"),
     ]
     gone = [i for i in gone if samples[i]]
     if gone:
-        checks.append(error_check("erased_stay_erased", after, samples, gone, forget_error))
+        checks.append(
+            check_error(
+                "erased_stay_erased", after, samples=samples, classes=gone, least=forget_error
+            )
+        )
     return checks
 
 
-def error_check(
+def check_error(
     name: str,
     accuracy: Sequence[float],
+    *,
     samples: Sequence[int],
     classes: Iterable[int],
     least: float,
 ) -> Check:
-    """The error against `least`, of the class that misses its own threshold most.
+    """Check the error of the class that misses its own threshold most.
 
-    The classes index `accuracy` and `samples`.
+    Each class has its own threshold, since each has its own number of samples.
+
+    Args:
+        name: the check's name.
+        accuracy: the accuracy of each class, a fraction.
+        samples: how many images each class's accuracy was measured on.
+        classes: the positions in `accuracy` and `samples` that are looked at.
+        least: the least error that passes, where the samples can tell it.
     """
-    thresholds = {i: 1 - resolvable(1 - least, samples[i]) for i in classes}
+    thresholds = {i: 1 - limit_margin(1 - least, samples[i]) for i in classes}
     weakest = min(thresholds, key=lambda i: 1 - accuracy[i] - thresholds[i])
-    return Check(name, 1 - accuracy[weakest], ">=", thresholds[weakest], samples[weakest])
+    return Check(name, 1 - accuracy[weakest], ">=", thresholds[weakest], samples=samples[weakest])
 
 
-def parity_checks(max_difference: float, equal_argmax: bool, atol: float) -> list[Check]:
-    """The exported graph against the model it came from, over the whole test set.
+def check_parity(max_difference: float, equal_argmax: bool, atol: float) -> list[Check]:
+    """Check the exported graph against the model it came from, over the whole test set.
 
-    An absolute tolerance on probabilities: exporters fold BatchNorm into the weights before it, so
-    a relative one would judge rounding on outputs near zero.
+    The tolerance is absolute, on probabilities. Exporters fold BatchNorm into the weights before
+    it, so a relative one would judge rounding on outputs near zero.
     """
     return [
         Check("onnx_max_difference", max_difference, "<=", atol, about="file"),

@@ -20,42 +20,23 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal, TypeGuard
 
-from expunge.core.grading.checks import Check, resolvable
+from expunge.core.attacks import ATTACKS
+from expunge.core.grading.checks import Check, limit_margin
 
 Grade = Literal["failed", "suppressed", "forgotten"]
 Values = Mapping[str, Sequence[float | None]]
 Counting = Mapping[str, tuple[bool, ...]]  # by metric, for each forgotten class
 
 LEAST_ORACLES = 3
-# Those that look into the body and that a new head cannot fool; one of them has to count.
-BODY = ("head_recovery", "prototype_recovery")
+# One of these has to count before a model is graded forgotten.
+BODY = tuple(attack.name for attack in ATTACKS.values() if attack.looks_into_body)
+# Of the attacks that are compared with oracles at all.
+TOLERANCES = {a.name: a.tolerance for a in ATTACKS.values() if a.tolerance is not None}
 # Two-sided, over a whole battery, for oracles whose spread is known. It is estimated from three, so
 # z alone would let a retrained model fail too often; the margins are what holds the rate.
 FALSE_ALARM = 0.05
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """`margin` is a gap that does not matter; `cap` bounds the standard deviation that is granted
-    to the oracles, so that noisy ones do not let more through.
-    """
-
-    margin: float
-    cap: float
-
-
-# Set on MNIST and CIFAR-10, from what retrained models differ by and how far the original is from
-# them (tests/benchmarks/battery.py prints both). Caps are about the largest deviations seen there.
-TOLERANCES = {
-    "head_recovery": Tolerance(0.005, 0.05),
-    "prototype_recovery": Tolerance(0.05, 0.05),
-    "relearning": Tolerance(0.05, 0.05),
-    "membership": Tolerance(0.05, 0.03),
-    "output_distance": Tolerance(0.08, 0.03),
-    "cmia": Tolerance(0.05, 0.03),
-    "activation_distance": Tolerance(0.08, 0.03),
-    "tow": Tolerance(0.02, 0.02),
-}
 # The share of the original's accuracy at which a class has come back under the original's head.
 # Bodies that never saw the class can reach it too, by chance and far apart from each other: no
 # comparison with oracles, and no part of a grade.
@@ -76,31 +57,31 @@ class Comparison:
     samples: tuple[int, ...]
 
     def passes(self, values: Sequence[float]) -> tuple[bool, ...]:
-        """Whether the gap is small enough, by class."""
-        return tuple(excess <= 0 for excess in self._excess(values))
+        """Return whether the gap is small enough, by class."""
+        return tuple(excess <= 0 for excess in self._compute_excess(values))
 
-    def worst(self, values: Sequence[float], counts: Sequence[bool]) -> int:
-        """The position of the class whose gap exceeds its threshold most.
+    def find_worst(self, values: Sequence[float], counts: Sequence[bool]) -> int:
+        """Return the position of the class whose gap exceeds its threshold most.
 
         It is one that counts, where there is one.
         """
-        excess = self._excess(values)
+        excess = self._compute_excess(values)
         return max(range(len(values)), key=lambda k: (counts[k], excess[k]))
 
     def check(self, values: Sequence[float], counts: Sequence[bool]) -> Check:
-        """That class as a check."""
-        k = self.worst(values, counts)
+        """Return the check of that class."""
+        k = self.find_worst(values, counts)
         return Check(
             self.name,
             abs(values[k] - self.means[k]),
             "<=",
             self.thresholds[k],
-            self.samples[k],
+            samples=self.samples[k],
             about="oracles",
             counts=counts[k],
         )
 
-    def _excess(self, values: Sequence[float]) -> list[float]:
+    def _compute_excess(self, values: Sequence[float]) -> list[float]:
         rows = zip(values, self.means, self.thresholds, strict=True)
         return [abs(value - mean) - threshold for value, mean, threshold in rows]
 
@@ -108,7 +89,7 @@ class Comparison:
 def compare(
     oracles: Sequence[Values], samples: Mapping[str, Sequence[int]]
 ) -> dict[str, Comparison]:
-    """What the oracles say: for each metric that all of them have, its means and thresholds.
+    """Return what the oracles say: the means and thresholds of each metric that all of them have.
 
     threshold = max(margin, 3 / n) + z min(spread, cap), where z is the two-sided normal quantile
     of `FALSE_ALARM` over the number of comparisons (Bonferroni) and n, in `samples` by metric and
@@ -122,29 +103,32 @@ def compare(
     columns = {
         name: list(zip(*(oracle[name] for oracle in oracles), strict=True))
         for name in TOLERANCES
-        if all(_known(oracle.get(name)) for oracle in oracles)
+        if all(_is_known(oracle.get(name)) for oracle in oracles)
     }
     z = NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / max(1, sum(map(len, columns.values()))))
     found = {}
     for name, by_class in columns.items():
-        tolerance, spread = TOLERANCES[name], _pooled(by_class)
+        tolerance, spread = TOLERANCES[name], _pool_spread(by_class)
         granted = z * min(spread, tolerance.cap)
         found[name] = Comparison(
             name=name,
             means=tuple(sum(values) / len(values) for values in by_class),
             spread=spread,
-            thresholds=tuple(resolvable(tolerance.margin, n) + granted for n in samples[name]),
+            thresholds=tuple(limit_margin(tolerance.margin, n) + granted for n in samples[name]),
             samples=tuple(samples[name]),
         )
     return found
 
 
-def _known(values: Sequence[float | None] | None) -> TypeGuard[Sequence[float]]:
+def _is_known(values: Sequence[float | None] | None) -> TypeGuard[Sequence[float]]:
     return values is not None and all(v is not None and math.isfinite(v) for v in values)
 
 
-def _pooled(by_class: Sequence[Sequence[float]]) -> float:
-    """The standard deviation over seeds, pooled over classes: the root of the mean variance."""
+def _pool_spread(by_class: Sequence[Sequence[float]]) -> float:
+    """Return the standard deviation over seeds, pooled over classes.
+
+    It is the root of the mean variance.
+    """
     total = 0.0
     for values in by_class:
         mean = sum(values) / len(values)
@@ -152,30 +136,33 @@ def _pooled(by_class: Sequence[Sequence[float]]) -> float:
     return float((total / len(by_class)) ** 0.5)
 
 
-def most_returned(swapped: Sequence[float], original: Sequence[float]) -> int:
-    """The position of the class that came back furthest under the original's head; both are
-    accuracies by forgotten class, after the swap and of the original.
+def find_most_returned(swapped: Sequence[float], original: Sequence[float]) -> int:
+    """Return the position of the class that came back furthest under the original's head.
+
+    Both are accuracies by forgotten class: after the swap, and of the original.
     """
     gains = [mine - RETURNED * full for mine, full in zip(swapped, original, strict=True)]
     return max(range(len(gains)), key=lambda k: gains[k])
 
 
-def swap_check(
+def check_swap(
     swapped: Sequence[float], original: Sequence[float], samples: Sequence[int]
 ) -> Check:
-    """Whether a class comes back when the original's head is put on the body; no oracle is needed.
+    """Check whether a class comes back when the original's head is put on the body.
 
-    Evidence where it does and none where it does not, so it takes no part in a grade.
+    It needs no oracle. It is evidence where a class does, and none where none does, so it takes no
+    part in a grade.
     """
-    k = most_returned(swapped, original)
-    return Check("head_swap", swapped[k], "<=", RETURNED * original[k], samples[k], about="body")
+    k = find_most_returned(swapped, original)
+    threshold = RETURNED * original[k]
+    return Check("head_swap", swapped[k], "<=", threshold, samples=samples[k], about="body")
 
 
 def can_tell(comparisons: Mapping[str, Comparison], controls: Sequence[Values]) -> Counting:
-    """For each metric and class, whether every control was measured by it and fails it."""
+    """Return for each metric and class whether every control was measured by it and fails it."""
     found = {}
     for name, comparison in comparisons.items():
-        verdicts = [comparison.passes(v) for c in controls if _known(v := c.get(name))]
+        verdicts = [comparison.passes(v) for c in controls if _is_known(v := c.get(name))]
         all_measured = bool(controls) and len(verdicts) == len(controls)
         found[name] = tuple(
             all_measured and not any(passed[k] for passed in verdicts)
@@ -184,17 +171,17 @@ def can_tell(comparisons: Mapping[str, Comparison], controls: Sequence[Values]) 
     return found
 
 
-def oracle_checks(
+def check_against_oracles(
     comparisons: Mapping[str, Comparison], values: Values, counting: Counting
 ) -> dict[str, Check]:
-    """The checks of one model against the oracles, by metric.
+    """Check one model against the oracles, by metric.
 
     A metric that the model has no value for, since the attack found nothing to go by, has none.
     """
     return {
         name: comparison.check(mine, counting[name])
         for name, comparison in comparisons.items()
-        if _known(mine := values.get(name))
+        if _is_known(mine := values.get(name))
     }
 
 
@@ -204,7 +191,10 @@ def grade(
     values: Values,
     counting: Counting,
 ) -> Grade:
-    """See the module. `outputs_forget` is whether every check of the outputs passed."""
+    """Return the grade, by the rule of the module.
+
+    `outputs_forget` is whether every check of the outputs passed.
+    """
     if not outputs_forget:
         return "failed"
     looked_inside = zip(*(counting[name] for name in BODY if name in counting), strict=True)
@@ -220,7 +210,7 @@ def grade(
 
 
 def _passes(comparison: Comparison, values: Sequence[float | None] | None) -> tuple[bool, ...]:
-    """What was not measured did not pass."""
-    if _known(values):
+    """Return whether each class passes; what was not measured did not."""
+    if _is_known(values):
         return comparison.passes(values)
     return (False,) * len(comparison.means)

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from expunge.core.grading import battery, grades
-from expunge.core.grading import checks as gate
-from expunge.core.grading.battery import Measured, Request, Seen
+from expunge.core.attacks.case import Case, Seen
+from expunge.core.grading import battery, checks, grades
 from expunge.core.grading.checks import Check
 from expunge.core.grading.grades import Comparison, Counting, Grade, Values
 from expunge.core.heads import Observed
@@ -21,50 +20,54 @@ class Judgement:
     values: Mapping[str, Values]
     checks: Mapping[str, Mapping[str, Check]]
     grades: Mapping[str, Grade]
-    alone: Mapping[str, Measured]
     oracles: tuple[Values, ...]
-    oracles_alone: tuple[Measured, ...]
     comparisons: Mapping[str, Comparison]
     counting: Counting
 
 
-def outputs_forget(test: Observed, forget: Sequence[int], least: float) -> bool:
-    """Whether the error on every forgotten class's test samples is at least `least`."""
+def check_outputs(test: Observed, forget: Sequence[int], least: float) -> bool:
+    """Return whether the error on every forgotten class's test samples is at least `least`."""
     own = [test.of(index) for index in forget]
     accuracy, samples = [part.right for part in own], [len(part.labels_N) for part in own]
-    return gate.error_check("forget_error", accuracy, samples, range(len(own)), least).passed
+    found = checks.check_error(
+        "forget_error", accuracy, samples=samples, classes=range(len(own)), least=least
+    )
+    return found.passed
 
 
 def judge(
-    request: Request,
+    case: Case,
     models: Mapping[str, Seen],
     oracles: Sequence[Seen],
     controls: Sequence[str],
+    *,
     forget_error: float,
 ) -> Judgement:
-    """Grade every model against the oracles, none of which may be among the models.
+    """Grade every model against the oracles.
 
-    `controls` are the names of those that forgot nothing: a metric counts where all of them fail.
+    Args:
+        case: what is forgotten and what stays.
+        models: what each model says, by its name; none of the oracles may be among them.
+        oracles: what each model retrained without the classes says.
+        controls: the names of the models that forgot nothing. A metric counts where all of them
+            fail it.
+        forget_error: the least error on a forgotten class that outputs which forgot it make.
 
     Raises:
         ValueError: there are too few oracles.
     """
-    references = battery.references(request, oracles)
-    alone = {name: battery.measure_alone(request, seen) for name, seen in models.items()}
-    values: dict[str, Values] = {
-        name: {**alone[name].values, **battery.mean_distances(request, seen, references)}
-        for name, seen in models.items()
-    }
-    oracles_alone = [battery.measure_alone(request, oracle) for oracle in oracles]
-    own: list[Values] = [
-        {**measured.values, **battery.measure_against(request, oracle, reference)}
-        for measured, oracle, reference in zip(oracles_alone, oracles, references, strict=True)
+    references = battery.build_references(case, oracles)
+    values = {name: battery.measure_all(case, seen, references) for name, seen in models.items()}
+    # an oracle is compared with the others alone: its distance to itself is nought
+    own = [
+        battery.measure_all(case, oracle, [reference])
+        for oracle, reference in zip(oracles, references, strict=True)
     ]
-    comparisons = grades.compare(own, battery.sample_counts(request))
+    comparisons = grades.compare(own, battery.count_samples(case))
     counting = grades.can_tell(comparisons, [values[name] for name in controls])
     given = {
         name: grades.grade(
-            outputs_forget(seen.forget_test, request.forget, forget_error),
+            check_outputs(seen.forget_test, case.forget, forget_error),
             comparisons,
             values[name],
             counting,
@@ -73,11 +76,12 @@ def judge(
     }
     return Judgement(
         values=values,
-        checks={name: grades.oracle_checks(comparisons, v, counting) for name, v in values.items()},
+        checks={
+            name: grades.check_against_oracles(comparisons, v, counting)
+            for name, v in values.items()
+        },
         grades=given,
-        alone=alone,
         oracles=tuple(own),
-        oracles_alone=tuple(oracles_alone),
         comparisons=comparisons,
         counting=counting,
     )
