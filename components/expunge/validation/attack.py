@@ -17,6 +17,7 @@ from expunge.core.grading.judge import check_outputs, judge
 from expunge.core.heads import Head, Observed, mask_heads, read_head, with_head
 from expunge.device import best_device, deterministic
 from expunge.errors import UserError
+from expunge.formats.files import replace_non_finite
 from expunge.formats.model import ModelInfo, StoredModel, load_model
 from expunge.oracles import NEEDED
 from expunge.validation.findings import (
@@ -132,7 +133,7 @@ def _measure_layers(models: _Models) -> Depth:
     changes = metrics.relative_changes(
         dict(models.original.named_parameters()), dict(models.unlearned.named_parameters())
     )
-    rows = files.replace_non_finite(changes)
+    rows = replace_non_finite(changes)
     return Depth(tuple(LayerChange(name, change) for name, change in rows.items()))
 
 
