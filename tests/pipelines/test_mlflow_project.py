@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import list_commands
 from mlflow.projects.utils import load_project
 from trained_store import GONE, NAME, Store
 
 from expunge import registry
 from expunge.registry import store as connection
-from expunge_pipelines.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = {"train": {"name": NAME}, "forget": {"name": NAME, "classes": "5, a b"}}
@@ -26,10 +26,10 @@ def test_an_entry_point_is_the_command_with_its_own_defaults(entry: str) -> None
     text = project.get_entry_point(entry).compute_command(REQUIRED[entry], None)
     assert text.startswith("cd .. && expunge ")
     _, name, *arguments = shlex.split(text.removeprefix("cd .. && "))
-    given = cli.commands[name].make_context(name, arguments).params
+    given = list_commands()[name].make_context(name, arguments).params
     least = [NAME, "--data", "digits", "--arch", "mlp"] if name == "train" else [NAME]
     least += ["--classes", "5, a b"] if name in ("forget", "oracles") else []
-    expected = cli.commands[name].make_context(name, least).params
+    expected = list_commands()[name].make_context(name, least).params
     assert given == expected | ({"dry_run": True} if entry == "validate" else {})
 
 
