@@ -46,6 +46,7 @@ def by_option(command: Command) -> Command:
         default="",
         envvar="EXPUNGE_USER",
         callback=lambda _context, _option, value: value or _find_user_name(),
+        # Written by hand: click's own default would show the name of whoever builds the manual.
         help="Who does this.  [default: EXPUNGE_USER, or your user name here]",
     )(command)
 
@@ -86,6 +87,7 @@ def split_list(text: str) -> list[str]:
     return [part for part in (piece.strip() for piece in text.split(",")) if part]
 
 
+# A path and not a `Policy`: options that override the file are not known yet where it is parsed.
 policy_option = click.option(
     "--policy",
     default="",
@@ -123,7 +125,7 @@ def policy_options(command: Command) -> Command:
         f"[default: the policy's, or {defaults.worst_drop}]",
     )
     @wraps(command)
-    def wrapped(
+    def call_command(
         policy: str,
         budget: float | None,
         forget_error: float | None,
@@ -137,7 +139,7 @@ def policy_options(command: Command) -> Command:
         }
         return command(policy=read_policy(policy, **given), **options)
 
-    return wrapped
+    return call_command
 
 
 def read_policy(path: str, **overrides: float | None) -> Policy:
@@ -160,10 +162,10 @@ def cluster_option(command: Command) -> Command:
         "[default: what EXPUNGE_CLUSTER names]",
     )
     @wraps(command)
-    def wrapped(cluster: str, **options: Any) -> Any:
+    def call_command(cluster: str, **options: Any) -> Any:
         return command(settings=read_settings(cluster), **options)
 
-    return wrapped
+    return call_command
 
 
 _RECIPE = TrainConfig(arch="mlp")

@@ -167,6 +167,7 @@ def _print_list(console: Console, value: Result) -> None:
 
 def _print_details(console: Console, value: Result) -> None:
     _print_state(console, value)
+    # "erased" where `redact` took a personal text away; the rest has no line if it is empty.
     rows = {
         "due": value["due_at"][:10] + (" OVERDUE" if value["overdue"] else ""),
         "filed": f"{value['created_at'][:19]} by {value['requester'] or 'erased'}",

@@ -49,12 +49,13 @@ def wait_options(command: Command) -> Command:
         help="Follow no longer than this. The run goes on.  [default: until it ends]",
     )
     @wraps(command)
-    def wrapped(follow: bool, timeout: float | None, **options: Any) -> Any:
+    def call_command(follow: bool, timeout: float | None, **options: Any) -> Any:
+        # A build that believes it waits, and does not, would take a started run for a good one.
         if timeout is not None and not follow:
             raise UserError("--timeout is given without --wait; add that, or leave it out")
         return command(wait=Wait(follow, timeout), **options)
 
-    return wrapped
+    return call_command
 
 
 @click.group()
@@ -157,7 +158,7 @@ def status(run: str, wait: Wait, as_json: bool) -> int:
 
 def _report_run(started: Mapping[str, Any], wait: Wait, as_json: bool) -> int:
     """Print a run that has just started, at its end if it is waited for; return the exit code."""
-    if not wait.follow:
+    if not wait.follow:  # 0 says no more than that the run has started
         print_result(started, as_json, _print_start)
         return 0
     # Before the first look: who interrupts this has to find the run again.
