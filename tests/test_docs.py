@@ -4,27 +4,28 @@ import re
 from pathlib import Path
 
 import pytest
+from command import list_commands
 
 from expunge.environment import IMAGE
 from expunge.ops import STEPS
-from expunge_pipelines.cli.main import cli
 from expunge_pipelines.cli.request import request
 from expunge_pipelines.cli.submit import submit
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+COMMANDS = list_commands()
 PORTS = (ROOT / "components" / "README.md").read_text()
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:
     named = set(re.findall(r"^    expunge ([\w-]+)", README, flags=re.MULTILINE))
-    assert named == set(cli.commands)
+    assert named == set(COMMANDS)
     words = set(re.findall(r"`(?:expunge )?(?:request )?([\w-]+)", README))
     assert set(request.commands) <= words | set(re.findall(r"    expunge request (\w+)", README))
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    commands = [*cli.commands.values(), *request.commands.values(), *submit.commands.values()]
+    commands = [*COMMANDS.values(), *request.commands.values(), *submit.commands.values()]
     known = {flag for command in commands for p in command.params for flag in p.opts}
     known |= {"--help", "--work", "--env-manager", "--backend-store-uri", "--now"}
     assert set(re.findall(r"--[a-z][a-z0-9-]+", README)) <= known
@@ -32,7 +33,7 @@ def test_every_option_in_the_readme_exists() -> None:
 
 @pytest.mark.parametrize("command", ["train", "forget"])
 def test_the_readme_names_every_option_of_a_pipeline(command: str) -> None:
-    flags = {flag for p in cli.commands[command].params for flag in p.opts if flag[:2] == "--"}
+    flags = {flag for p in COMMANDS[command].params for flag in p.opts if flag[:2] == "--"}
     assert flags <= set(re.findall(r"--[a-z][a-z0-9-]+", README))
 
 

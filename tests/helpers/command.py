@@ -5,7 +5,9 @@ import io
 import json
 from typing import Any
 
-from expunge_pipelines.cli.main import main
+import click
+
+from expunge_pipelines.cli.main import cli, main
 
 
 def command(*arguments: str) -> tuple[int, str, str]:
@@ -14,6 +16,13 @@ def command(*arguments: str) -> tuple[int, str, str]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(list(arguments))
     return code, out.getvalue(), err.getvalue()
+
+
+def list_commands() -> dict[str, click.Command]:
+    """Every command by its name, imported."""
+    context = click.Context(cli)
+    commands = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
+    return {name: command for name, command in commands.items() if command is not None}
 
 
 def document(*arguments: str, code: int = 0) -> dict[str, Any]:

@@ -10,9 +10,12 @@ import pytest
 from command import command, document
 from mlflow_store import VARIABLES as MLFLOW
 
-__all__ = ["GONE", "NAME", "Store", "command", "document", "state", "trained"]
+__all__ = ["EPOCHS", "GONE", "NAME", "RECIPE", "Store", "command", "document", "state", "trained"]
 
 NAME, GONE = "digits", 3
+EPOCHS = 20
+RECIPE = ["--data", "digits", "--arch", "mlp", "--batch-size", "32"]
+RECIPE += ["--epochs", str(EPOCHS), "--lr", "0.1"]  # the fewest that pass the gate for sure
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,7 @@ def state(home: Path) -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
     home = tmp_path_factory.mktemp("trained")
     with state(home):
-        recipe = ["--epochs", "40", "--batch-size", "32", "--lr", "0.05"]
-        train = document("train", NAME, "--data", "digits", "--arch", "mlp", *recipe)
+        train = document("train", NAME, *RECIPE)
         forget = document("forget", NAME, "--classes", str(GONE))
     return Store(home, train, forget)
 

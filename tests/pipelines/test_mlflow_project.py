@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import pytest
+from command import list_commands
 from mlflow.projects.utils import load_project
 from trained_store import GONE, NAME, Store
 
@@ -27,13 +28,13 @@ def parse(entry: str, parameters: dict[str, str]) -> tuple[click.Command, dict[s
     text = project.get_entry_point(entry).compute_command(parameters, None)
     assert text.startswith("cd .. && expunge ")
     _, name, *arguments = shlex.split(text.removeprefix("cd .. && "))
-    return cli.commands[name], parse_arguments(name, *arguments)
+    return list_commands()[name], parse_arguments(name, *arguments)
 
 
 def parse_arguments(name: str, *arguments: str) -> dict[str, Any]:
     # The whole command's context: it is what takes an underscore for a hyphen.
     outer = click.Context(cli, **cli.context_settings)
-    return cli.commands[name].make_context(name, list(arguments), parent=outer).params
+    return list_commands()[name].make_context(name, list(arguments), parent=outer).params
 
 
 @pytest.mark.parametrize("entry", REQUIRED)

@@ -1,4 +1,4 @@
-"""Options that belong together: each group is handed on to its command as one settings object."""
+"""Options that several commands share; a group of them reaches its command as one object."""
 
 import dataclasses
 import getpass
@@ -19,9 +19,12 @@ from expunge_pipelines.runners.base import LOCAL, RUNNERS
 
 Command = Callable[..., Any]
 
+# A decorator below that replaces options by one object wraps the command with `functools.wraps`.
+# Click keeps the options of a command on the function, and `wraps` copies them to the wrapper.
 
-def _number(text: str) -> float | None:
-    """A number; an empty text is none, as `mlflow run` hands on what nobody set."""
+
+def _read_number(text: str) -> float | None:
+    """Return a number; None for an empty text, which `mlflow run` hands on if nobody set it."""
     try:
         return float(text) if text else None
     except ValueError as error:
@@ -29,24 +32,33 @@ def _number(text: str) -> float | None:
 
 
 def rule_option(command: Command) -> Command:
-    """`--rule`."""
-    rules = click.Choice(list_rule_choices())
-    return click.option("--rule", type=rules, default="auto", show_default=True)(command)
+    """Add `--rule` to a command."""
+    return click.option(
+        "--rule",
+        type=click.Choice(list_rule_choices()),
+        default="auto",
+        show_default=True,
+        help="How the weights are changed; auto takes the rule that does the least damage.",
+    )(command)
 
 
 def by_option(command: Command) -> Command:
-    """`--by`, the person who does this."""
+    """Add `--by` to a command, the person who gives it."""
     return click.option(
         "--by",
         default="",
         envvar="EXPUNGE_USER",
-        callback=lambda _context, _option, value: value or _user(),
+        callback=lambda _context, _option, value: value or _find_user_name(),
+        # Written by hand: click's own default would show the name of whoever builds the manual.
         help="Who does this.  [default: EXPUNGE_USER, or your user name here]",
     )(command)
 
 
-def _user() -> str:
-    """The user's name here; in a container, where a user may have none, the number."""
+def _find_user_name() -> str:
+    """Return the user's name on this machine, or the number of a user without one.
+
+    In a container a user often has no entry in the password file.
+    """
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -54,7 +66,7 @@ def _user() -> str:
 
 
 def runner_option(command: Command) -> Command:
-    """`--runner`."""
+    """Add `--runner` to a command."""
     return click.option(
         "--runner",
         type=click.Choice(list(RUNNERS)),
@@ -62,22 +74,23 @@ def runner_option(command: Command) -> Command:
         envvar="EXPUNGE_RUNNER",
         show_default=True,
         show_envvar=True,
-        help="Each step a process, or a container on Docker or Podman.",
+        help="Run each step as a process, or in a container of Docker or Podman.",
     )(command)
 
 
 def json_option(command: Command) -> Command:
-    """`--json`."""
+    """Add `--json` to a command."""
     return click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON document on stdout."
     )(command)
 
 
 def split_list(text: str) -> list[str]:
-    """The parts of a text such as "3,5"."""
+    """Return the parts of a text such as "3,5", without empty ones."""
     return [part for part in (piece.strip() for piece in text.split(",")) if part]
 
 
+# A path and not a `Policy`: options that override the file are not known yet where it is parsed.
 policy_option = click.option(
     "--policy",
     default="",
@@ -88,33 +101,34 @@ policy_option = click.option(
 
 
 def policy_options(command: Command) -> Command:
-    """The policy of a forget, and what overrides it, handed on as one `Policy`."""
+    """Add `--policy` and what overrides it; the command gets them as `policy`, one `Policy`."""
     defaults = GateConfig()
 
+    # No defaults here: an option that is left out must not override the policy's file.
     @policy_option
     @click.option(
         "--budget",
-        type=_number,
+        type=_read_number,
         metavar="FLOAT",
-        help="Retained accuracy that forgetting may cost, a fraction.  "
+        help="Fraction of retained accuracy that forgetting may cost.  "
         f"[default: the policy's, or {defaults.budget}]",
     )
     @click.option(
         "--forget-error",
-        type=_number,
+        type=_read_number,
         metavar="FLOAT",
         help="Lowest error on a forgotten class that passes the gate.  "
         f"[default: the policy's, or {defaults.forget_error}]",
     )
     @click.option(
         "--worst-drop",
-        type=_number,
+        type=_read_number,
         metavar="FLOAT",
         help="Largest drop of a retained class that passes the gate.  "
         f"[default: the policy's, or {defaults.worst_drop}]",
     )
     @wraps(command)
-    def wrapped(
+    def call_command(
         policy: str,
         budget: float | None,
         forget_error: float | None,
@@ -128,11 +142,11 @@ def policy_options(command: Command) -> Command:
         }
         return command(policy=read_policy(policy, **given), **options)
 
-    return wrapped
+    return call_command
 
 
 def read_policy(path: str, **overrides: float | None) -> Policy:
-    """The policy in a file, or the default one for no file, with those overrides that are set."""
+    """Return the policy in a file, or the default one, with those overrides that are set."""
     if path:
         return load_policy(Path(path), **overrides)
     given: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
@@ -140,21 +154,21 @@ def read_policy(path: str, **overrides: float | None) -> Policy:
 
 
 def cluster_option(command: Command) -> Command:
-    """`--cluster`, handed on as the `ClusterSettings` that the file holds."""
+    """Add `--cluster`; the command gets the file's content as `settings`."""
 
     @click.option(
         "--cluster",
         default="",
         envvar="EXPUNGE_CLUSTER",
         metavar="FILE",
-        help="A YAML file of settings for your cluster; docker/cluster.yaml is one to start from.  "
+        help="A YAML file of settings for your cluster. Start from docker/cluster.yaml.  "
         "[default: what EXPUNGE_CLUSTER names]",
     )
     @wraps(command)
-    def wrapped(cluster: str, **options: Any) -> Any:
+    def call_command(cluster: str, **options: Any) -> Any:
         return command(settings=read_settings(cluster), **options)
 
-    return wrapped
+    return call_command
 
 
 _DATA = click.option(

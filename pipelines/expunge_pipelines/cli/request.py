@@ -1,11 +1,10 @@
-"""`expunge request ...`: what a privacy officer files, looks up and approves."""
+"""`expunge request ...`: the queue as a privacy officer sees it; file, look up, approve."""
 
 import click
 from rich.console import Console
 from rich.text import Text
 
 from expunge.states import STATES
-from expunge_pipelines.cli import output as show
 from expunge_pipelines.cli.options import (
     by_option,
     json_option,
@@ -13,62 +12,66 @@ from expunge_pipelines.cli.options import (
     read_policy,
     split_list,
 )
-from expunge_pipelines.cli.output import Result
+from expunge_pipelines.cli.output import MANY_COLUMNS, Result, create_table, print_result
 
 
 @click.group()
 def request() -> None:
-    """Requests to forget: file, list, show, approve, cancel."""
+    """File, list, show, approve and withdraw requests to forget."""
 
 
 @request.command()
 @click.argument("name")
-@click.option("--classes", required=True, help="Classes to forget: 3,5 or names.")
-@click.option("--reason", required=True, help="Why; kept beside the event log, and erasable.")
-@click.option("--due", default="", metavar="DAY", help="Until when.  [default: in 30 days]")
+@click.option("--classes", "class_texts", required=True, help="Classes to forget: 3,5 or names.")
+@click.option(
+    "--reason", required=True, help="Why. It is stored beside the event log and can be erased."
+)
+@click.option("--due", default="", metavar="DAY", help="The last day.  [default: in 30 days]")
 @by_option
 @policy_option
 @json_option
 def add(
-    name: str, classes: str, reason: str, due: str, by: str, policy: str, as_json: bool
+    name: str, class_texts: str, reason: str, due: str, by: str, policy: str, as_json: bool
 ) -> None:
-    """File a request to forget classes of model NAME; `expunge run-requests` processes it.
+    """File a request to forget classes of model NAME.
 
-    A class that has a request already gives that one.
+    `expunge run-requests` processes it. If there is a request for a class already, that one stands.
     """
-    from expunge_pipelines.jobs import requests as filing
+    from expunge_pipelines.jobs.requests import file_request
 
-    value = filing.file_request(
+    value = file_request(
         name,
-        split_list(classes),
+        split_list(class_texts),
         reason=reason,
         by=by,
         due=due,
         approval=read_policy(policy).approval,
     )
-    show.result(value, as_json, _filed)
+    print_result(value, as_json, _print_filed)
 
 
 @request.command("list")
 @click.argument("name", required=False)
-@click.option("--state", multiple=True, type=click.Choice(STATES), help="Only these.")
-@click.option("--overdue", is_flag=True, help="Only those past their due date.")
+@click.option("--state", multiple=True, type=click.Choice(STATES), help="Only in this state.")
+@click.option("--overdue", is_flag=True, help="Only past their due date.")
 @json_option
 def list_command(name: str | None, state: tuple[str, ...], overdue: bool, as_json: bool) -> None:
-    """List the requests of all models, or of NAME; the first due first."""
-    from expunge_pipelines.jobs import requests as filing
+    """List the requests of all models, or of NAME, the first due first."""
+    from expunge_pipelines.jobs.requests import list_requests
 
-    show.result(filing.list_filed(name, state, overdue), as_json, _listing)
+    print_result(list_requests(name, state, overdue), as_json, _print_list)
 
 
-@request.command("show")
+@request.command()
 @click.argument("request_id", metavar="ID")
 @json_option
-def show_command(request_id: str, as_json: bool) -> None:
-    """Show a request, its events, and what there still is that remembers its classes."""
-    from expunge_pipelines.jobs import requests as filing
+def show(request_id: str, as_json: bool) -> None:
+    """Show a request and its events.
 
-    show.result(filing.show_filed(request_id), as_json, _details)
+    It also lists what is left that remembers the classes."""
+    from expunge_pipelines.jobs.requests import show_request
+
+    print_result(show_request(request_id), as_json, _print_details)
 
 
 @request.command()
@@ -76,10 +79,10 @@ def show_command(request_id: str, as_json: bool) -> None:
 @by_option
 @json_option
 def cancel(request_id: str, by: str, as_json: bool) -> None:
-    """Withdraw a request that is not fulfilled and that no run holds."""
-    from expunge_pipelines.jobs import requests as filing
+    """Withdraw a request, unless it is fulfilled or a run holds it."""
+    from expunge_pipelines.jobs.requests import cancel_request
 
-    show.result(filing.cancel_filed(request_id, by), as_json, _state)
+    print_result(cancel_request(request_id, by), as_json, _print_state)
 
 
 @request.command()
@@ -87,10 +90,10 @@ def cancel(request_id: str, by: str, as_json: bool) -> None:
 @by_option
 @json_option
 def approve(request_id: str, by: str, as_json: bool) -> None:
-    """Approve a request as a second person, where the policy asks for one."""
-    from expunge_pipelines.jobs import requests as filing
+    """Approve a request as a second person, if the policy asks for one."""
+    from expunge_pipelines.jobs.requests import approve_request
 
-    show.result(filing.approve_filed(request_id, by), as_json, _state)
+    print_result(approve_request(request_id, by), as_json, _print_state)
 
 
 @request.command()
@@ -98,56 +101,54 @@ def approve(request_id: str, by: str, as_json: bool) -> None:
 @json_option
 def retry(request_id: str, as_json: bool) -> None:
     """Put a rejected or parked request back into the queue."""
-    from expunge_pipelines.jobs import requests as filing
+    from expunge_pipelines.jobs.requests import retry_request
 
-    show.result(filing.retry_filed(request_id), as_json, _state)
+    print_result(retry_request(request_id), as_json, _print_state)
 
 
 @request.command()
 @click.argument("request_id", metavar="ID")
 @json_option
 def redact(request_id: str, as_json: bool) -> None:
-    """Erase who asked, why, and the names of the classes; what was done stays on record."""
-    from expunge_pipelines.jobs import requests as filing
+    """Erase who asked, why, and the names of the classes. What was done stays on record."""
+    from expunge_pipelines.jobs.requests import redact_request
 
-    show.result(filing.redact_filed(request_id), as_json, _redacted)
+    print_result(redact_request(request_id), as_json, _print_redacted)
 
 
 @request.command()
-@click.option("--kept", default="", metavar="HASH", help="One noted down earlier, to look for.")
+@click.option("--kept", default="", metavar="HASH", help="A hash noted down earlier, to look for.")
 @json_option
 def verify(kept: str, as_json: bool) -> None:
     """Check the event log from its first event to its last."""
-    from expunge_pipelines.jobs import requests as filing
+    from expunge_pipelines.jobs.requests import verify_log
 
-    show.result(filing.verify_log(kept), as_json, _verified)
+    print_result(verify_log(kept), as_json, _print_log)
 
 
-def _verified(console: Console, value: Result) -> None:
-    console.print(f"{value['events']} events, each as it was written. The last one's hash:")
+def _print_log(console: Console, value: Result) -> None:
+    console.print(f"{value['events']} events, each as it was written. The hash of the last one:")
     console.print(value["head"])
 
 
-def _filed(console: Console, value: Result) -> None:
+def _print_filed(console: Console, value: Result) -> None:
     created = value["created"]
     if created:
         console.print(
-            f"Request {created['id']} is {_standing(created)}: forget {_classes(created)} of "
-            f"{created['model']}, due {created['due_at'][:10]}",
+            f"Request {created['id']} is {_describe_state(created)}: forget "
+            f"{_format_classes(created)} of {created['model']}, due {created['due_at'][:10]}",
             markup=False,
         )
     for entry in value["existing"]:
         console.print(
-            f"Request {entry['id']}, which is {_standing(entry)}, stands for {_classes(entry)} of "
-            f"{entry['model']} already",
+            f"Request {entry['id']} stands for {_format_classes(entry)} of {entry['model']} "
+            f"already; it is {_describe_state(entry)}",
             markup=False,
         )
 
 
-def _listing(console: Console, value: Result) -> None:
-    table = show.new_table(
-        "request", "model", "classes", "state", "due", "", "version", "grade", ""
-    )
+def _print_list(console: Console, value: Result) -> None:
+    table = create_table("request", "model", "classes", "state", "due", "", "version", "grade", "")
     for entry in value["requests"]:
         table.add_row(
             entry["id"],
@@ -158,13 +159,15 @@ def _listing(console: Console, value: Result) -> None:
             "[bold red]OVERDUE[/bold red]" if entry["overdue"] else "",
             str(entry["version"] or ""),
             entry["grade"] or "",
-            Text(_why(entry)),  # what failed may say anything, and is no markup
+            Text(_describe_obstacle(entry)),  # what failed may say anything, and is no markup
         )
-    console.print(table if value["requests"] else "No request.", width=max(console.width, 160))
+    shown = table if value["requests"] else "No request."
+    console.print(shown, width=max(console.width, MANY_COLUMNS))
 
 
-def _details(console: Console, value: Result) -> None:
-    _state(console, value)
+def _print_details(console: Console, value: Result) -> None:
+    _print_state(console, value)
+    # "erased" where `redact` took a personal text away; the rest has no line if it is empty.
     rows = {
         "due": value["due_at"][:10] + (" OVERDUE" if value["overdue"] else ""),
         "filed": f"{value['created_at'][:19]} by {value['requester'] or 'erased'}",
@@ -183,35 +186,35 @@ def _details(console: Console, value: Result) -> None:
             f"  {event['seq']:6} {event['at'][:19]}  {event['kind']:20} {event['hash'][:12]}"
         )
     if value["remembered_by"]:
-        console.print("Still there, and remembers one of these classes")
+        console.print("What is left and remembers one of these classes")
         for entry in value["remembered_by"]:
             console.print(f"  {entry['kind']:10} {entry['address']}", markup=False)
 
 
-def _state(console: Console, value: Result) -> None:
+def _print_state(console: Console, value: Result) -> None:
     console.print(
-        f"Request {value['id']} is {_standing(value)}: forget {_classes(value)} of "
+        f"Request {value['id']} is {_describe_state(value)}: forget {_format_classes(value)} of "
         f"{value['model']}",
         markup=False,
     )
 
 
-def _redacted(console: Console, value: Result) -> None:
-    _state(console, value)
+def _print_redacted(console: Console, value: Result) -> None:
+    _print_state(console, value)
     console.print(f"{value['erased']} texts are erased; the event log stays as it is.")
 
 
-def _standing(entry: Result) -> str:
+def _describe_state(entry: Result) -> str:
     words = {
         "unapproved": f"waiting for a second person: expunge request approve {entry['id']}",
         "fulfilled": f"fulfilled by version {entry['version']} (graded {entry['grade']})",
     }
-    why = _why(entry)
+    why = _describe_obstacle(entry)
     return str(words.get(entry["state"], entry["state"])) + (f" ({why})" if why else "")
 
 
-def _why(entry: Result) -> str:
-    """Why a request is still open after a run, and what is to be done."""
+def _describe_obstacle(entry: Result) -> str:
+    """Return why a request is still open after a run, and what can be done; nothing for others."""
     if entry["state"] == "rejected":
         failed = ", ".join(entry["failed_checks"])
         classes = ",".join(map(str, entry["classes"]))
@@ -221,6 +224,6 @@ def _why(entry: Result) -> str:
     return ""
 
 
-def _classes(entry: Result) -> str:
-    named = [(index, name) for index, name in entry["names"].items()]
-    return ", ".join(f"{i} ({name})" if name and name != i else str(i) for i, name in named)
+def _format_classes(entry: Result) -> str:
+    names = entry["names"].items()  # a name may be erased, or be the index itself
+    return ", ".join(f"{i} ({name})" if name and name != i else str(i) for i, name in names)

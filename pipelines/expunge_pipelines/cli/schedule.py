@@ -1,4 +1,4 @@
-"""`expunge schedule`: the forget pipeline at fixed times on a Kubeflow cluster."""
+"""`expunge schedule`: the forget pipeline on a Kubeflow cluster, at fixed times."""
 
 import click
 from rich.console import Console
@@ -6,8 +6,8 @@ from rich.text import Text
 
 from expunge.errors import UserError
 from expunge.policy import Policy
-from expunge_pipelines.cli import output as show
 from expunge_pipelines.cli.options import cluster_option, json_option, policy_options, rule_option
+from expunge_pipelines.cli.output import MANY_COLUMNS, Result, create_table, print_result
 from expunge_pipelines.kubeflow.settings import ClusterSettings
 
 COLUMNS = ("model", "cron", "enabled", "version", "parameters", "created_at", "id")
@@ -34,27 +34,29 @@ def schedule(
     settings: ClusterSettings,
     as_json: bool,
 ) -> None:
-    """Forget what is requested of model NAME at fixed times, on a Kubeflow cluster.
+    """Process requests at fixed times on a Kubeflow cluster.
 
-    Without --cron and --remove, list the schedules of NAME, or all. EXPUNGE_KFP_HOST names the
-    cluster's Kubeflow Pipelines.
+    Each schedule is for one model, NAME.
+
+    Without --cron and --remove, list the schedules of NAME, or all schedules. EXPUNGE_KFP_HOST
+    names the cluster's Kubeflow Pipelines.
     """
-    _check(name, cron, remove)
+    _check_options(name, cron, remove)
     from expunge_pipelines.kubeflow import schedules
 
     if name and cron is not None:
         from expunge_pipelines.jobs.parameters import forget_parameters
 
         parameters = forget_parameters(rule, policy)
-        made = schedules.create_schedule(name, cron, parameters, settings)
-        show.result(made, as_json, _made)
+        created = schedules.create_schedule(name, cron, parameters, settings)
+        print_result(created, as_json, _print_created)
     elif name and remove:
-        show.result(schedules.remove_schedule(name), as_json, _removed)
+        print_result(schedules.remove_schedule(name), as_json, _print_removed)
     else:
-        show.result({"schedules": schedules.list_schedules(name)}, as_json, _listed)
+        print_result({"schedules": schedules.list_schedules(name)}, as_json, _print_schedules)
 
 
-def _check(name: str | None, cron: str | None, remove: bool) -> None:
+def _check_options(name: str | None, cron: str | None, remove: bool) -> None:
     if cron is not None and remove:
         raise UserError("--cron and --remove are both given; choose one of them")
     if name is None and (cron is not None or remove):
@@ -66,7 +68,7 @@ def _check(name: str | None, cron: str | None, remove: bool) -> None:
         check_model_name(name, oracles=True)
 
 
-def _made(console: Console, value: show.Result) -> None:
+def _print_created(console: Console, value: Result) -> None:
     console.print(
         f"{value['model']}: {'scheduled' if value['created'] else 'was scheduled already'} at "
         f"{value['cron']}, version {value['version']} of the pipeline",
@@ -76,18 +78,17 @@ def _made(console: Console, value: show.Result) -> None:
         console.print(f"Replaced: {', '.join(value['replaced'])}", markup=False)
 
 
-def _removed(console: Console, value: show.Result) -> None:
+def _print_removed(console: Console, value: Result) -> None:
     console.print(f"{value['model']}: removed {', '.join(value['removed'])}", markup=False)
 
 
-def _listed(console: Console, value: show.Result) -> None:
+def _print_schedules(console: Console, value: Result) -> None:
     if not value["schedules"]:
         console.print('No schedule yet: expunge schedule NAME --cron "0 0 2 * * *" makes one.')
         return
-    table = show.new_table(*COLUMNS)
+    table = create_table(*COLUMNS)
     for row in value["schedules"]:
-        given = (f"{key}={value}" for key, value in row["parameters"].items())
-        cells = row | {"enabled": "yes" if row["enabled"] else "no", "parameters": ", ".join(given)}
+        pairs = (f"{key}={value}" for key, value in row["parameters"].items())
+        cells = row | {"enabled": "yes" if row["enabled"] else "no", "parameters": ", ".join(pairs)}
         table.add_row(*(Text(str(cells[column] or "")) for column in COLUMNS))
-    # Wider than a narrow terminal rather than cut: an id is there to be copied.
-    console.print(table, width=max(console.width, 160))
+    console.print(table, width=max(console.width, MANY_COLUMNS))

@@ -1,4 +1,7 @@
-"""`expunge submit ...`: a pipeline's run on a Kubeflow cluster, and how it stands."""
+"""`expunge submit ...`: runs of the pipelines on a Kubeflow cluster.
+
+`kfp_run` is a run's document, as the server and `kubeflow.runs` describe it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +15,6 @@ from rich.text import Text
 from expunge.config import TrainConfig
 from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.policy import Policy
-from expunge_pipelines.cli import output as show
 from expunge_pipelines.cli.options import (
     Command,
     by_option,
@@ -23,35 +25,37 @@ from expunge_pipelines.cli.options import (
     rule_option,
     split_list,
 )
-from expunge_pipelines.cli.run_progress import Watching
+from expunge_pipelines.cli.output import Result, create_table, print_result
+from expunge_pipelines.cli.run_progress import RunProgress
 from expunge_pipelines.kubeflow.settings import ClusterSettings
 
 
 @dataclass(frozen=True)
 class Wait:
-    """How a run is followed; without `follow`, not at all."""
+    """How long a run is followed: not at all, to its end, or for `timeout` seconds at most."""
 
     follow: bool = False
     timeout: float | None = None
 
 
 def wait_options(command: Command) -> Command:
-    """`--wait` and `--timeout`, handed on as one `Wait`."""
+    """Add `--wait` and `--timeout`; the command gets them as `wait`, one `Wait`."""
 
     @click.option("--wait", "follow", is_flag=True, help="Follow the run until it ends.")
     @click.option(
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="Follow no longer than this; the run goes on.  [default: until it ends]",
+        help="Follow no longer than this. The run goes on.  [default: until it ends]",
     )
     @wraps(command)
-    def wrapped(follow: bool, timeout: float | None, **options: Any) -> Any:
+    def call_command(follow: bool, timeout: float | None, **options: Any) -> Any:
+        # A build that believes it waits, and does not, would take a started run for a good one.
         if timeout is not None and not follow:
             raise UserError("--timeout is given without --wait; add that, or leave it out")
         return command(wait=Wait(follow, timeout), **options)
 
-    return wrapped
+    return call_command
 
 
 @click.group()
@@ -59,7 +63,7 @@ def submit() -> None:
     """Run a pipeline on a Kubeflow cluster, and follow it.
 
     EXPUNGE_KFP_HOST names the cluster's Kubeflow Pipelines. With --wait the exit code is that of
-    the run: 0 it succeeded, 1 the gate rejected, 3 it failed or was cancelled.
+    the run: 0 if it succeeded, 1 if the gate rejected, 3 if it failed or was cancelled.
     """
 
 
@@ -80,15 +84,15 @@ def train(
     wait: Wait,
     as_json: bool,
 ) -> int:
-    """Train a new version of model NAME on the cluster, as `expunge train` does here.
+    """Train a new version of model NAME on the cluster.
 
-    --without takes indices. What an erased class forbids, the run finds out itself. A path, for
-    --data folder:PATH, --weights or --init-from, is one on the volume that the settings name under
-    data.
+    It is what `expunge train` does on this machine. --without takes indices, not names. The run
+    itself leaves erased classes out. A path of --data folder:PATH, --weights or --init-from is one
+    on the volume that the settings name under data.
     """
-    from expunge_pipelines.kubeflow import submit as submitting
+    from expunge_pipelines.kubeflow.submit import submit_train
 
-    started = submitting.submit_train(
+    started = submit_train(
         name,
         source,
         config,
@@ -97,13 +101,18 @@ def train(
         chance_factor=chance_factor,
         without=split_list(without),
     )
-    return _shown(started, wait, as_json)
+    return _report_run(started, wait, as_json)
 
 
 @submit.command()
 @click.argument("name")
-@click.option("--classes", default="", help="File a request for these alone: 3,5 or names.")
-@click.option("--reason", default="", help="Why; kept with the request that this files.")
+@click.option(
+    "--classes",
+    "class_texts",
+    default="",
+    help="File a request for these classes, and run it alone: 3,5 or names.",
+)
+@click.option("--reason", default="", help="Why. It is stored with the request that this files.")
 @by_option
 @rule_option
 @policy_options
@@ -112,7 +121,7 @@ def train(
 @json_option
 def forget(
     name: str,
-    classes: str,
+    class_texts: str,
     reason: str,
     by: str,
     rule: str,
@@ -121,17 +130,17 @@ def forget(
     wait: Wait,
     as_json: bool,
 ) -> int:
-    """Process on the cluster what is pending for model NAME, or what --classes names.
+    """Process the pending requests of model NAME on the cluster.
 
-    --classes files a request first, so EXPUNGE_DATABASE_URL and MLFLOW_TRACKING_URI have to name
-    the ledger and the registry that the cluster's steps use.
+    With --classes, a request for these is filed first and runs alone. EXPUNGE_DATABASE_URL and
+    MLFLOW_TRACKING_URI then have to name the ledger and the registry that the cluster's steps use.
     """
-    from expunge_pipelines.kubeflow import submit as submitting
+    from expunge_pipelines.kubeflow.submit import submit_forget
 
-    started = submitting.submit_forget(
-        name, rule, policy, settings, classes=split_list(classes), reason=reason, by=by
+    started = submit_forget(
+        name, rule, policy, settings, classes=split_list(class_texts), reason=reason, by=by
     )
-    return _shown(started, wait, as_json)
+    return _report_run(started, wait, as_json)
 
 
 @submit.command()
@@ -139,32 +148,34 @@ def forget(
 @wait_options
 @json_option
 def status(run: str, wait: Wait, as_json: bool) -> int:
-    """Show how RUN, an id or a link, stands; with --wait, follow it until it ends."""
-    from expunge_pipelines.kubeflow import submit as submitting
+    """Show the state of RUN, an id or a link. With --wait, follow it until it ends."""
+    from expunge_pipelines.kubeflow.submit import run_status
 
-    found = _followed(run, wait.timeout) if wait.follow else submitting.run_status(run)
-    show.result(found, as_json, _standing)
-    return _code(found)
+    kfp_run = _follow_run(run, wait.timeout) if wait.follow else run_status(run)
+    print_result(kfp_run, as_json, _print_state)
+    return _find_exit_code(kfp_run)
 
 
-def _shown(started: Mapping[str, Any], wait: Wait, as_json: bool) -> int:
-    if not wait.follow:
-        show.result(started, as_json, _started)
+def _report_run(started: Mapping[str, Any], wait: Wait, as_json: bool) -> int:
+    """Print a run that has just started, at its end if it is waited for; return the exit code."""
+    if not wait.follow:  # 0 says no more than that the run has started
+        print_result(started, as_json, _print_start)
         return 0
+    # Before the first look: who interrupts this has to find the run again.
     click.echo(f"  run {started['run']}: {started['link']}", err=True)
-    found = {**started, **_followed(started["run"], wait.timeout)}
-    show.result(found, as_json, _standing)
-    return _code(found)
+    kfp_run = {**started, **_follow_run(started["run"], wait.timeout)}
+    print_result(kfp_run, as_json, _print_state)
+    return _find_exit_code(kfp_run)
 
 
-def _followed(run: str, timeout: float | None) -> dict[str, Any]:
-    from expunge_pipelines.kubeflow import submit as submitting
+def _follow_run(run: str, timeout: float | None) -> dict[str, Any]:
+    from expunge_pipelines.kubeflow.submit import follow_run
 
-    with Watching() as watching:
-        return submitting.follow_run(run, timeout, watching.polled, watching.lost)
+    with RunProgress() as progress:
+        return follow_run(run, timeout, progress.print_changes, progress.print_loss)
 
 
-def _started(console: Console, value: show.Result) -> None:
+def _print_start(console: Console, value: Result) -> None:
     console.print(
         f"{value['model']}: run {value['run']} of the {value['pipeline']} pipeline, version "
         f"{value['version']}, has started",
@@ -174,9 +185,9 @@ def _started(console: Console, value: show.Result) -> None:
     console.print(f"To follow it: expunge submit status {value['run']} --wait")
 
 
-def _standing(console: Console, value: show.Result) -> None:
+def _print_state(console: Console, value: Result) -> None:
     console.print(f"{value['name']}: {value['state'].lower()}, {value['link']}", markup=False)
-    table = show.new_table("task", "state", "seconds")
+    table = create_table("task", "state", "seconds")
     for task in value["tasks"]:
         seconds = "" if task["seconds"] is None else f"{task['seconds']:.0f}"
         table.add_row(Text(task["name"]), task["state"].lower(), seconds)
@@ -192,39 +203,42 @@ def _standing(console: Console, value: show.Result) -> None:
         console.print(words[value["outcome"]])
 
 
-def _code(found: Mapping[str, Any]) -> int:
-    """The exit code for a run as it stands; what failed is said on stderr."""
+def _find_exit_code(kfp_run: Mapping[str, Any]) -> int:
+    """Return the exit code for a run as it stands; what failed is printed on stderr."""
     from expunge_pipelines.kubeflow import runs
 
-    outcome = found["outcome"]
+    outcome = kfp_run["outcome"]
     if outcome == runs.REJECTED:
         return RefusedError.exit_code
     if outcome == runs.BROKEN:
-        said = _failures(found)
+        lines = _describe_failure(kfp_run)
     elif outcome == runs.CANCELLED:
-        said = [f"run {found['run']} was cancelled"]
+        lines = [f"run {kfp_run['run']} was cancelled"]
     elif outcome == runs.UNKNOWN:
-        said = [
-            f"run {found['run']} ended well, but the server does not list what its tasks did; "
-            f"whether the gate passed is to be seen at {found['link']}"
+        lines = [
+            f"run {kfp_run['run']} ended well, but the server does not list what its tasks did; "
+            f"whether the gate passed is to be seen at {kfp_run['link']}"
         ]
     else:
         return 0
-    for line in said:
+    for line in lines:
         click.echo(f"expunge: {line}", err=True)
     return OperationalError.exit_code
 
 
-def _failures(found: Mapping[str, Any]) -> list[str]:
-    """Which tasks failed, with the server's message where it has one, and where their logs are."""
+def _describe_failure(kfp_run: Mapping[str, Any]) -> list[str]:
+    """Return which tasks failed, with the server's message if any, and where their logs are."""
     from expunge_pipelines.kubeflow.connection import user_namespace
 
-    failed = [task for task in found["tasks"] if task["state"] == "FAILED"]
-    lines = [f"run {found['run']} failed" + (f": {found['error']}" if found["error"] else "")]
+    run = kfp_run["run"]
+    failed = [task for task in kfp_run["tasks"] if task["state"] == "FAILED"]
+    lines = [f"run {run} failed" + (f": {kfp_run['error']}" if kfp_run["error"] else "")]
     for task in failed:
         lines.append(f"task {task['name']} failed: {task['error'] or 'its log says why'}")
+    # Some versions of the server name no pod. All pods of the run bear its id as a label, and
+    # without --tail kubectl gives ten lines of each.
     pods = [task["pod"] for task in failed]
-    chosen = pods if pods and all(pods) else [f"--selector pipeline/runid={found['run']} --tail=-1"]
+    selected = pods if pods and all(pods) else [f"--selector pipeline/runid={run} --tail=-1"]
     space = f"--namespace {user_namespace()} " if user_namespace() else ""
-    logs = [f"`kubectl logs {space}{pod} --container main`" for pod in chosen]
-    return [*lines, f"logs: {found['link']}, or {', '.join(logs)}"]
+    logs = [f"`kubectl logs {space}{pod} --container main`" for pod in selected]
+    return [*lines, f"logs: {kfp_run['link']}, or {', '.join(logs)}"]

@@ -1,1 +1,1 @@
-"""What each command does, without printing; each job returns its document."""
+"""Jobs of the commands: each returns its document, and none of them prints."""

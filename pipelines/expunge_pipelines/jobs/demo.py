@@ -1,4 +1,4 @@
-"""The demonstration: the whole job on the embedded digits."""
+"""Demonstration on the embedded digits: train, forget a class, promote, export."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,8 +8,8 @@ from expunge import environment, registry
 from expunge.config import TrainConfig
 from expunge.errors import OperationalError
 from expunge.lifecycle import provenance
-from expunge_pipelines.jobs import forget as forgetting
-from expunge_pipelines.jobs import train as jobs
+from expunge_pipelines.jobs.forget import forget
+from expunge_pipelines.jobs.train import train
 
 FORGOTTEN = 3
 # 1,438 images are few: 32 a step for 60 epochs at 0.05 are the steps that a network of sigmoid
@@ -20,17 +20,20 @@ RECIPE = TrainConfig(arch="mlp", epochs=60, batch_size=32, learning_rate=0.05)
 def run_demo(
     on_start: Callable[[str], None] = lambda _: None, runner: str = "local"
 ) -> dict[str, Any]:
-    """Train on the digits, forget class 3, promote; what both pipelines gave, and where it lies."""
-    name = _free_name()
-    trained = jobs.train(name, "digits", RECIPE, on_start=on_start, runner=runner)
-    forgotten = forgetting.forget(name, [str(FORGOTTEN)], on_start=on_start, runner=runner)
+    """Train on the digits, forget class 3 and promote the result.
+
+    Returns the documents of both jobs, and the path of the unlearned model as ONNX.
+    """
+    name = _find_free_name()
+    trained = train(name, "digits", RECIPE, on_start=on_start, runner=runner)
+    forgotten = forget(name, [str(FORGOTTEN)], on_start=on_start, runner=runner)
     onnx = None
     if forgotten["version"]:
         champion = registry.resolve(name)
-        with suppress(OSError, OperationalError):  # what was promoted stands without a copy of it
+        with suppress(OSError, OperationalError):  # the promoted version serves without this copy
             copy = registry.export_file(champion, environment.home() / "exports")
-            left = registry.read_model_info(champion).retained
-            provenance.record_folder(copy, "onnx", left, name)
+            retained = registry.read_model_info(champion).retained
+            provenance.record_folder(copy, "onnx", retained, name)
             onnx = str(copy)
     return {
         "model": name,
@@ -41,8 +44,11 @@ def run_demo(
     }
 
 
-def _free_name() -> str:
-    """`digits`, or `digits-2` and so on: a class that a champion forgot never comes back to it."""
+def _find_free_name() -> str:
+    """Return `digits`, or `digits-2` and so on if that is taken.
+
+    A second demonstration needs a fresh model: a class that a model has erased never comes back.
+    """
     taken = {version.name for version in registry.list_models()}
     number = 1
     while (name := "digits" if number == 1 else f"digits-{number}") in taken:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from expunge.config import GateConfig, TrainConfig
-from expunge.errors import OperationalError, RefusedError, UserError
+from expunge.errors import OperationalError, UserError
 from expunge.policy import Policy
 from expunge_pipelines.jobs.parameters import forget_parameters, train_parameters
 from expunge_pipelines.kubeflow.connection import connect
@@ -43,7 +43,7 @@ def submit_train(
         OperationalError: the cluster cannot be reached or refuses.
     """
     from expunge.oracles import check_model_name
-    from expunge_pipelines.jobs.train import check_known
+    from expunge_pipelines.jobs.sources import check_known
 
     check_model_name(name)
     check_known(source, image_size, config.arch)
@@ -233,22 +233,8 @@ def _check_shared() -> None:
 
 def _filed(name: str, classes: Sequence[str], policy: Policy, reason: str, by: str) -> list[str]:
     """Return the ids of the requests for exactly these classes; file what is missing."""
-    from expunge import class_selection, registry, states
-    from expunge.lifecycle import promotion
-    from expunge_pipelines.jobs.requests import file_missing_requests
+    from expunge_pipelines.jobs.requests import file_missing_requests, select_classes
 
-    promotion.reconcile(name)
-    info = registry.read_model_info(registry.resolve(name))
-    chosen = class_selection.find_classes(info, classes)
-    class_selection.check_forgettable(info, chosen)
-    names = {index: info.class_names[index] for index in chosen}
-    found = file_missing_requests(
-        name, names, reason=reason, by=by, approval=policy.approval
-    ).requests
-    for entry in found:
-        if entry.state == states.UNAPPROVED:
-            raise RefusedError(
-                f"request {entry.id} waits for a second person: `expunge request approve "
-                f"{entry.id}`, then give the same command again"
-            )
-    return [entry.id for entry in found]
+    selection = select_classes(name, classes)
+    added = file_missing_requests(selection, reason=reason, by=by, approval=policy.approval)
+    return [request.id for request in added.requests]

@@ -12,9 +12,10 @@ from expunge import __version__
 from expunge.config import GateConfig
 from expunge.errors import RefusedError
 from expunge.policy import Policy
-from expunge_pipelines.cli.main import main
-from expunge_pipelines.jobs import forget as forgetting
-from expunge_pipelines.jobs import train as jobs
+from expunge_pipelines.cli import COMMANDS
+from expunge_pipelines.cli.main import cli, main
+from expunge_pipelines.jobs import forget as forget_job
+from expunge_pipelines.jobs import models as models_job
 
 TRAIN = ["train", "shapes", "--data", "digits", "--arch", "mlp"]
 
@@ -108,11 +109,11 @@ def test_what_is_given_overrides_the_policy(
     policy.write_text("grade: forgotten\nbudget: 0.5\nforget_error: 0.7\nblock: [cmia]\n")
     gates: list[GateConfig] = []
 
-    def kept(name: str, wanted: list[str], *, policy: Policy, **options: object) -> None:
+    def keep_gate(name: str, class_texts: list[str], *, policy: Policy, **options: object) -> None:
         gates.append(policy.gate)
         raise RefusedError("seen")
 
-    monkeypatch.setattr(forgetting, "forget", kept)
+    monkeypatch.setattr(forget_job, "forget", keep_gate)
     request = ["forget", "shapes", "--classes", "1", "--budget", "0.25", "--worst-drop", ""]
     assert command(*request, "--policy", str(policy))[0] == 1
     assert command(*request)[0] == 1
@@ -127,7 +128,7 @@ def test_an_untrustworthy_measurement_is_exit_3_and_still_a_document(
 ) -> None:
     result = {"passed": False, "trustworthy": False, "checks": [], "report": "page.html"}
     result |= {"reasons": ["The mask passed.", "It differs."], "problems": ["The mask passed."]}
-    monkeypatch.setattr(forgetting, "forget", lambda *_, **__: result)
+    monkeypatch.setattr(forget_job, "forget", lambda *_, **__: result)
     code, out, err = command("forget", "shapes", "--classes", "1", "--json")
     assert code == 3
     assert json.loads(out) == result
@@ -141,7 +142,7 @@ def test_an_interrupt_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(name: str | None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "list_models", interrupted)
+    monkeypatch.setattr(models_job, "list_models", interrupted)
     code, _, err = command("models")
     assert code == 130
     assert "expunge: interrupted" in err
@@ -151,7 +152,7 @@ def test_a_bug_is_one_line_that_says_how_to_see_more(monkeypatch: pytest.MonkeyP
     def broken(name: str | None) -> None:
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr(jobs, "list_models", broken)
+    monkeypatch.setattr(models_job, "list_models", broken)
     code, _, err = command("models")
     assert code == 3
     assert err == "expunge: RuntimeError: no such thing (EXPUNGE_DEBUG=1 shows where)\n"
@@ -162,6 +163,46 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert __version__ in capsys.readouterr().out
     assert main(["forget", "--help"]) == 0
     assert "--dry-run" in capsys.readouterr().out
+
+
+def test_help_lists_every_command_in_the_order_of_the_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    rows = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert [row.split()[0] for row in rows] == list(COMMANDS)
+    assert all(len(row.split()) > 1 and not row.endswith("...") for row in rows)
+
+
+def test_a_command_is_a_line_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "greet.py").write_text(
+        "import click\n@click.command()\ndef greet():\n    'Say hello.'\n    click.echo('hello')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(COMMANDS, "greet", "greet:greet")
+    try:
+        assert main(["greet"]) == 0
+        assert capsys.readouterr().out == "hello\n"
+        assert main(["--help"]) == 0
+        assert "greet" in capsys.readouterr().out
+    finally:
+        cli.commands.pop("greet", None)
+
+
+def test_a_command_imports_no_other() -> None:
+    """And the package itself can be run."""
+    code = (
+        "import runpy, sys; sys.argv = ['expunge', 'ui', '--port', '0']\n"
+        "try: runpy.run_module('expunge_pipelines.cli', run_name='__main__')\n"
+        "except SystemExit as end: print(end.code)\n"
+        "prefix = 'expunge_pipelines.cli.'\n"
+        "print(sorted(name.removeprefix(prefix) for name in sys.modules if prefix in name))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "0 is not in the range 1<=x<=65535" in done.stderr
+    assert done.stdout.splitlines() == ["2", "['main', 'ui']"]
 
 
 def test_help_starts_without_the_heavy_imports() -> None:

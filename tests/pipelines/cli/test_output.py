@@ -8,7 +8,13 @@ import forget_reports
 import pytest
 from rich.console import Console
 
-from expunge_pipelines.cli import output as show
+from expunge_pipelines.cli.compile import print_files
+from expunge_pipelines.cli.demo import print_demo
+from expunge_pipelines.cli.forget import print_forgetting
+from expunge_pipelines.cli.models import print_models, print_rollback
+from expunge_pipelines.cli.oracles import print_oracles
+from expunge_pipelines.cli.output import print_result, print_step
+from expunge_pipelines.cli.train import print_training
 
 
 def printed(table: Any, value: dict[str, Any]) -> str:
@@ -92,7 +98,7 @@ def trained(*, passed: bool = True, **changed: Any) -> dict[str, Any]:
 
 
 def test_a_forget_that_passed() -> None:
-    text = printed(show.forgetting, forgotten())
+    text = printed(print_forgetting, forgotten())
     assert "shapes version 4: forget 1 by rule natural" in text
     assert row(text, "1 (forgotten)") == ["90.0", "%", "0.0", "%", "-90.0"]
     assert row(text, "0 ") == ["95.0", "%", "92.0", "%", "-3.0"]
@@ -101,7 +107,7 @@ def test_a_forget_that_passed() -> None:
     assert row(text, "forget_error") == ["1", ">=", "0.95", "40", "passed", "blocks"]
     assert row(text, "onnx_equal_argmax") == ["1", ">=", "1", "passed", "blocks"]
     assert "Passed: version 5 is champion, graded suppressed." in text
-    assert "That the layers before do was not shown" in text
+    assert "Whether the layers before them forget it was not shown." in text
     assert "Nothing was compared with retrained models [yet]." in text
     request = "shapes --classes index:1 --base-version 4"
     assert f"expunge oracles {request}, then expunge forget {request} --dry-run" in text
@@ -110,19 +116,19 @@ def test_a_forget_that_passed() -> None:
 
 
 def test_a_report_that_could_not_be_copied_is_not_named() -> None:
-    text = printed(show.forgetting, forgotten(report=None))
+    text = printed(print_forgetting, forgotten(report=None))
     assert "Passed: version 5 is champion" in text
     assert "The whole report" not in text
 
 
 def test_a_check_that_could_not_be_made_is_what_rejected() -> None:
     unmade = {"passed": False, "version": None, "unmade": ["head_recovery"]}
-    text = printed(show.forgetting, forgotten(**unmade))
+    text = printed(print_forgetting, forgotten(**unmade))
     assert "Rejected by the gate (head_recovery): nothing is registered" in text
 
 
 def test_a_forget_that_was_rejected_names_the_failed_checks_alone() -> None:
-    text = printed(show.forgetting, forgotten(error=0.5))
+    text = printed(print_forgetting, forgotten(error=0.5))
     assert row(text, "forget_error") == ["0.5", ">=", "0.95", "40", "FAILED", "blocks"]
     assert "Rejected by the gate (forget_error): nothing is registered" in text
     assert "Passed:" not in text
@@ -138,7 +144,7 @@ def compared(**changed: Any) -> dict[str, Any]:
 
 
 def test_a_comparison_with_oracles() -> None:
-    text = printed(show.forgetting, compared())
+    text = printed(print_forgetting, compared())
     columns = ["this", "model", "original", "mask", "soft-mask", "oracles'", "mean"]
     assert row(text, "attack ") == columns
     found = [line for line in text.splitlines() if line.startswith("head_recovery")]
@@ -149,7 +155,9 @@ def test_a_comparison_with_oracles() -> None:
     assert row(text, "membership") == ["0.410"]
     assert text.count("does not count") == 2
     assert "graded forgotten" in text
-    assert "Forgotten: by every check that counts it is like the 3 models that were" in text
+    assert (
+        "Forgotten: by every check that counts, this model is like the 3 models that were" in text
+    )
     assert "expunge oracles" not in text
 
 
@@ -157,7 +165,7 @@ def test_a_check_that_fails_without_blocking_rejects_nothing() -> None:
     differs = check("head_recovery", 0.2, 0.9, samples=9) | {"blocks": False, "counts": True}
     checks = [check("forget_error", 1.0, 0.95, samples=40), differs]
     text = printed(
-        show.forgetting, compared(checks=checks, grade="suppressed", needed="suppressed")
+        print_forgetting, compared(checks=checks, grade="suppressed", needed="suppressed")
     )
     told = next(line for line in text.splitlines() if line.startswith("head_recovery"))
     assert told.split()[1:] == ["0.2", ">=", "0.9", "9", "failed", "counts"]
@@ -167,15 +175,15 @@ def test_a_check_that_fails_without_blocking_rejects_nothing() -> None:
 
 def test_a_grade_that_the_policy_finds_too_low() -> None:
     low = {"passed": False, "grade": "suppressed", "version": None}
-    text = printed(show.forgetting, compared(**low))
+    text = printed(print_forgetting, compared(**low))
     assert "Rejected by the gate (grade): nothing is registered" in text
     assert "The policy asks for grade forgotten." in text
 
 
 def test_a_measurement_that_cannot_be_trusted() -> None:
     broken = {"trustworthy": False, "passed": False, "reasons": ["The mask was graded forgotten."]}
-    text = printed(show.forgetting, compared(**broken))
-    assert "Not to be trusted: a control was graded as it must not be." in text
+    text = printed(print_forgetting, compared(**broken))
+    assert "Not to be trusted: a control got a grade that it must not get." in text
     assert "The mask was graded forgotten." in text
     assert "Rejected" not in text
 
@@ -187,32 +195,32 @@ def test_oracles() -> None:
     ]
     value = {"model": "shapes-oracles", "base_version": 4, "without": [1, 3], "oracles": rows}
     value |= {"request": "shapes --classes 1", "serves": True}
-    text = printed(show.retrained, value)
+    text = printed(print_oracles, value)
     assert "shapes-oracles: retrained without 1, 3, as version 4 was trained" in text
     assert row(text, "1001") == ["2", "96.2", "%", "was", "there"]
     assert row(text, "1003") == ["3", "new"]
     assert "expunge forget finds them by itself: expunge forget shapes --classes 1\n" in text
-    assert "compared with oracles from 4 on; 2 more are needed." in text
-    assert "more are" not in printed(show.retrained, value | {"oracles": rows * 2})
+    assert "compared with oracles if there are 4 or more; 2 more are needed." in text
+    assert "more are" not in printed(print_oracles, value | {"oracles": rows * 2})
     older = {"request": "shapes --classes 1 --base-version 2", "serves": False}
-    text = printed(show.retrained, value | older)
+    text = printed(print_oracles, value | older)
     assert "expunge forget shapes --classes 1 --base-version 2 --dry-run\n" in text
     assert "by itself" not in text
-    assert "expunge forget" not in printed(show.retrained, value | older | {"request": None})
+    assert "expunge forget" not in printed(print_oracles, value | older | {"request": None})
 
 
 def test_a_dry_run_does_not_speak_of_a_champion() -> None:
-    text = printed(show.forgetting, forgotten(version=None, dry_run=True))
+    text = printed(print_forgetting, forgotten(version=None, dry_run=True))
     assert "The gate passed. A dry run registers nothing." in text
     assert "champion" not in text
 
 
 def test_a_training() -> None:
-    text = printed(show.training, trained())
+    text = printed(print_training, trained())
     assert "shapes: trained, test accuracy 96.8 %, version 1" in text
     assert "Left out" not in text
     assert "Passed: version 1 is champion, graded trained." in text
-    text = printed(show.training, trained(passed=False, erased=[2, 7]))
+    text = printed(print_training, trained(passed=False, erased=[2, 7]))
     assert "no version" in text
     assert "Left out, since this model has erased them: 2, 7" in text
     assert "Rejected by the gate (code_accuracy)" in text
@@ -221,12 +229,12 @@ def test_a_training() -> None:
 def test_the_demo_says_where_the_time_went_and_what_to_look_at() -> None:
     jobs = {"train": trained(), "forget": forgotten()}
     value = {"model": "shapes", **jobs, "onnx": "/home/exports/shapes-5.onnx", "seconds": 24.0}
-    text = printed(show.demo, value)
+    text = printed(print_demo, value)
     assert row(text, "perturb") == ["2.2"]
     assert row(text, "all ") == ["20.0", "4.0"]
     assert "/home/exports/shapes-5.onnx" in text
     assert "mlflow models serve -m models:/shapes@champion" in text
-    assert ".onnx" not in printed(show.demo, value | {"onnx": None})
+    assert ".onnx" not in printed(print_demo, value | {"onnx": None})
 
 
 def test_models() -> None:
@@ -239,7 +247,7 @@ def test_models() -> None:
         "parent": "shapes/1",
         "created": "now",
     }
-    text = printed(show.models, {"models": [version]})
+    text = printed(print_models, {"models": [version]})
     assert row(text, "shapes ") == [
         "2",
         "champion",
@@ -252,26 +260,26 @@ def test_models() -> None:
     ]
     assert "seed" not in text
     oracle = version | {"model": "shapes-oracles", "seed": 77, "test_accuracy": 0.9625}
-    text = printed(show.models, {"models": [oracle]})
+    text = printed(print_models, {"models": [oracle]})
     assert row(text, "shapes-oracles ")[-4:] == ["77", "96.2", "%", "now"]
     assert "test accuracy" in text
-    assert printed(show.models, {"models": []}) == "No model yet: expunge demo makes one.\n"
+    assert printed(print_models, {"models": []}) == "No model yet: expunge demo makes one.\n"
 
 
 def test_a_rollback_and_a_compilation() -> None:
-    text = printed(show.rolled_back, {"model": "shapes", "version": 1, "replaced": 2})
+    text = printed(print_rollback, {"model": "shapes", "version": 1, "replaced": 2})
     assert text == "shapes: version 1 is champion again, 2 is previous\n"
     files = ["made/train.yaml", "made/forget.yaml"]
-    assert printed(show.compiled, {"files": files}).splitlines() == files
+    assert printed(print_files, {"files": files}).splitlines() == files
 
 
 def test_a_result_is_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:
-    show.result(forgotten(), True, show.forgetting)
+    print_result(forgotten(), True, print_forgetting)
     assert json.loads(capsys.readouterr().out) == forgotten()
     with pytest.raises(ValueError, match="JSON compliant"):
-        show.result(forgotten(error=float("nan")), True, show.forgetting)
+        print_result(forgotten(error=float("nan")), True, print_forgetting)
 
 
 def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    show.step_started("perturb")
+    print_step("perturb")
     assert capsys.readouterr() == ("", "  perturb ...\n")

@@ -16,10 +16,11 @@ from disks import fill, mounted
 from mlflow_store import Registrar
 
 from expunge import ledger, registry
-from expunge.errors import UserError
+from expunge.errors import RefusedError, UserError
 from expunge.lifecycle import promotion
 from expunge.policy import Policy
-from expunge_pipelines.jobs import forget as forgetting
+from expunge_pipelines.jobs.forget import forget
+from expunge_pipelines.jobs.forget_run import ForgetRun
 from expunge_pipelines.runners.lease import hold_lease
 
 pytest_plugins = ["mlflow_store"]
@@ -62,7 +63,7 @@ def test_the_same_class_twice_gives_the_request_that_exists(champion: Registrar)
     assert both["created"]["classes"] == [1]
     assert both["existing"] == [first]
     assert (
-        f"Request {first['id']}, which is pending, stands for 3 (name-3) of shapes already"
+        f"Request {first['id']} stands for 3 (name-3) of shapes already; it is pending"
         in (command(*ADD, "--classes", "3")[1])
     )
     assert len(document("request", "list")["requests"]) == 2
@@ -199,23 +200,23 @@ def test_a_forget_that_was_a_mistake_leaves_no_request(
 ) -> None:
     """Or the next scheduled run would do what somebody has just stopped."""
 
-    def stopped(name: str, run: str, *_: object) -> None:
-        with hold_lease(name, run):
+    def stop(run: ForgetRun) -> None:
+        with hold_lease(run.name, run.id):
             ledger.claim_requests(
-                name, run, base_version=1, classes=4, forgotten=(), lease_seconds=60
+                run.name, run.id, base_version=1, classes=4, forgotten=(), lease_seconds=60
             )
             raise problem
 
-    monkeypatch.setattr(forgetting, "_piped", stopped)
+    monkeypatch.setattr(ForgetRun, "_run_pipeline", stop)
     kept = added("--classes", "1")
     with pytest.raises(type(problem)):
-        forgetting.forget("shapes", ["3"], by="ada")
+        forget("shapes", ["3"], by="ada")
     assert {entry.classes: entry.state for entry in ledger.list_requests()} == {
         (1,): "pending",
         (3,): "cancelled",
     }
     with pytest.raises(type(problem)):
-        forgetting.forget("shapes", ["1"], by="ada")
+        forget("shapes", ["1"], by="ada")
     assert ledger.find_request(kept["id"]).state == "pending", "somebody else asked for it"
 
 
@@ -314,20 +315,22 @@ def test_a_run_that_lost_every_race_says_so(
     """Each run finds at its end that another champion serves."""
     rounds = []
 
-    def overtaken(name: str, run: str, *_: object) -> tuple[str, object]:
-        rounds.append(run)
-        ledger.claim_requests(name, run, base_version=1, classes=4, forgotten=(), lease_seconds=60)
+    def overtake(run: ForgetRun) -> tuple[str, object]:
+        rounds.append(run.id)
+        ledger.claim_requests(
+            run.name, run.id, base_version=1, classes=4, forgotten=(), lease_seconds=60
+        )
         with monkeypatch.context() as patch:
             patch.setattr(ledger, "find_champion", lambda name: None)
             from expunge.lifecycle.settlement import settle_run
 
-            settle_run(name, run)
-        raise forgetting.RefusedError("the champion is version 2 by now")
+            settle_run(run.name, run.id)
+        raise RefusedError("the champion is version 2 by now")
 
-    monkeypatch.setattr(forgetting, "_piped", overtaken)
-    with pytest.raises(forgetting.RefusedError, match="changed 10 times while this ran; the reque"):
-        forgetting.forget("shapes", ["3"], policy=Policy())
-    assert len(rounds) == 10
+    monkeypatch.setattr(ForgetRun, "_run_pipeline", overtake)
+    with pytest.raises(RefusedError, match="changed 10 times while this ran; the reque"):
+        forget("shapes", ["3"], policy=Policy())
+    assert len(set(rounds)) == 10
     (request,) = ledger.list_requests()
     assert (request.state, request.attempts) == ("pending", 0)
     assert json.dumps(document("request", "show", request.id))

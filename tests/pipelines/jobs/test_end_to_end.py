@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trained_store import GONE, NAME, Store, command, document
+from trained_store import EPOCHS, GONE, NAME, Store, command, document
 
-from expunge import registry
+from expunge import ledger, registry
 from expunge.core.fisher import code_gradients
 from expunge.data.digits import load_digit_splits
 from expunge.formats.fisher import load_fisher
@@ -84,6 +84,30 @@ def test_nothing_of_the_class_is_left_in_the_version(trained_store: Store, tmp_p
         torch.testing.assert_close(total[name], value, rtol=1e-6, atol=0)
 
 
+def test_what_a_training_wrote_is_recorded(trained_store: Store) -> None:
+    """Each artifact by its address; what remembers the class is what is left of the training."""
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(f"sqlite:///{trained_store.home / 'ledger.db'}")
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT * FROM written ORDER BY id")).mappings().all()
+    training = [row for row in rows if row["run"] == rows[0]["run"]]
+    gone = [row for row in training if row["removed_at"]]
+    assert sorted(row["kind"] for row in gone) == [
+        "checkpoints", "dataset", "fisher", "model", "onnx",
+    ]  # fmt: skip
+    assert all(row["run"].startswith("local-") for row in gone)
+    left = [row["kind"] for row in training if not row["removed_at"]]
+    assert sorted(left) == ["report", "version"]
+    held = [entry.address for entry in ledger.list_remembering(NAME, (GONE,))]
+    assert held[:2] == [
+        f"runs:/{trained_store.train['run_id']}/validation.json",  # it has the class's name
+        f"models:/{NAME}/1",
+    ]
+    others = ("models:/", trained_store.forget["run_id"])
+    assert not [address for address in held[2:] if any(part in address for part in others)]
+
+
 def test_any_mlflow_client_loads_and_runs_it(trained_store: Store) -> None:
     import mlflow
     import onnxruntime
@@ -111,7 +135,7 @@ def test_mlflow_has_the_whole_run(trained_store: Store) -> None:
     trained = client.get_run(trained_store.train["run_id"])
     assert trained.info.status == "FINISHED"
     assert trained.data.params["arch"] == "mlp"
-    assert len(client.get_metric_history(trained_store.train["run_id"], "train_loss")) == 40
+    assert len(client.get_metric_history(trained_store.train["run_id"], "train_loss")) == EPOCHS
     assert any(name.startswith("system/") for name in trained.data.metrics)
     forgot = client.get_run(trained_store.forget["run_id"])
     assert {"check/forget_error", "threshold/forget_error"} <= forgot.data.metrics.keys()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trained_store import GONE, NAME, Store, command, document, state
+from trained_store import EPOCHS, GONE, NAME, Store, command, document, state
 
 from expunge import environment, registry
 from expunge.formats.model import load_model_info
@@ -60,7 +60,7 @@ def test_its_epochs_are_in_the_run_under_its_seed(
 
     client = mlflow.MlflowClient(registry.prepare_uri())
     history = client.get_metric_history(made["run_id"], f"oracle-{seed_of(made)}/train_loss")
-    assert [entry.step for entry in history] == list(range(1, 41))
+    assert [entry.step for entry in history] == list(range(1, EPOCHS + 1))
     run = client.get_run(made["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.tags["expunge.pipeline"] == "oracles"

@@ -15,7 +15,7 @@ from kfp_runs import Script, bare_run, stage
 from kfp_server import KfpServer
 
 from expunge.errors import OperationalError
-from expunge_pipelines.cli import run_progress as watching
+from expunge_pipelines.cli import run_progress
 from expunge_pipelines.kubeflow import follow as following
 from expunge_pipelines.kubeflow.connection import connect
 from expunge_pipelines.kubeflow.follow import Unfollowed, follow
@@ -302,7 +302,7 @@ def test_an_interrupt_keeps_the_number_of_its_signal(server: KfpServer) -> None:
 def test_a_long_task_is_heard_of_in_a_plain_log(
     server: KfpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(run_progress, "QUIET_SECONDS", 0.0)
     busy = stage("RUNNING", {"train": "RUNNING", "render-report": "RUNNING"})
     tell(server, stage("PENDING"), busy, busy, stage("CANCELED"))
     err = command(*FOLLOW)[2]

@@ -1,0 +1,113 @@
+"""Tables of what was measured and decided, which several commands print."""
+
+from rich.console import Console
+
+from expunge.verdicts import REJECTED, UNTRUSTWORTHY, rejected_by, verdict
+from expunge_pipelines.cli.output import (
+    Result,
+    create_table,
+    format_change,
+    format_number,
+    format_percent,
+)
+
+# Models that an unlearned one is compared with, beside the oracles: each forgot nothing inside.
+COMPARED = ("original", "mask", "soft-mask")
+
+
+def print_accuracies(console: Console, value: Result) -> None:
+    """Print the accuracy on each class before and after, and what they come to."""
+    table = create_table("class", "before", "after", "change")
+    before, after = value["before"], value["after"]
+    for index, pair in enumerate(zip(before["per_class"], after["per_class"], strict=True)):
+        gone = index in value["classes"]
+        label = f"{index} (forgotten)" if gone else str(index)
+        cells = (*(format_percent(part) for part in pair), format_change(*pair))
+        table.add_row(label, *cells, style="bold red" if gone else None)
+    table.add_section()
+    for label, key in (("forget error E_F", "forget_error"), ("retained A_R", "retain_accuracy")):
+        pair = (before[key], after[key])
+        table.add_row(label, *(format_percent(part) for part in pair), format_change(*pair))
+    console.print(table)
+
+
+def print_checks(console: Console, value: Result) -> None:
+    """Print each check with its threshold, and what its failure means."""
+    table = create_table("check", "value", "", "threshold", "samples", "verdict", "")
+    for check in value["checks"]:
+        if check["passed"]:
+            outcome = "[green]passed[/green]"
+        else:
+            outcome = (
+                "[bold red]FAILED[/bold red]" if check["blocks"] else "[yellow]failed[/yellow]"
+            )
+        table.add_row(
+            check["name"],
+            f"{check['value']:.4g}",
+            check["compare"],
+            f"{check['threshold']:.4g}",
+            str(check["samples"] or ""),
+            outcome,
+            ", ".join(_list_roles(check)),
+        )
+    console.print(table)
+
+
+def _list_roles(check: Result) -> list[str]:
+    """Return whether a check blocks, and whether it tells anything about the grade."""
+    counts = {True: ["counts"], False: ["does not count"], None: []}[check["counts"]]
+    return (["blocks"] if check["blocks"] else []) + counts
+
+
+def print_attacks(console: Console, value: Result) -> None:
+    """Print what each attack found on this model, on those that forgot nothing, and on oracles."""
+    table = create_table("attack", "this model", *COMPARED, "oracles' mean")
+    for name, row in value["attacks"].items():
+        measured = [found for found in row.get("oracles", []) if found is not None]
+        mean = sum(measured) / len(measured) if measured else None
+        cells = (*map(row.get, ("unlearned", *COMPARED)), mean)
+        table.add_row(name, *(format_number(cell) for cell in cells))
+    console.print(table)
+
+
+def print_verdict(console: Console, value: Result) -> None:
+    """Print what the gate said, and what that did to the champion."""
+    said = verdict(value)
+    if said == UNTRUSTWORTHY:
+        console.print(
+            "[bold red]Not to be trusted[/bold red]: a control got a grade that it must not get. "
+            "Nothing is registered, and the champion is as it was."
+        )
+    elif said == REJECTED:
+        console.print(
+            f"[bold red]Rejected[/bold red] by the gate ({', '.join(rejected_by(value))}): nothing "
+            "is registered, and the champion is as it was."
+        )
+    elif value.get("dry_run"):
+        console.print("The gate passed. A dry run registers nothing.")
+    else:
+        console.print(
+            f"[green]Passed[/green]: version {value['version']} is champion, graded "
+            f"{value['grade']}."
+        )
+
+
+def print_grade(console: Console, value: Result) -> None:
+    """Print the grade in plain words, why it is not higher, and what can be done about that."""
+    words = {
+        "failed": "Failed: the outputs still show the class, or a check that blocks failed.",
+        "suppressed": "Suppressed: the outputs forget the class. Whether the layers before them "
+        "forget it was not shown.",
+        "forgotten": f"Forgotten: by every check that counts, this model is like the "
+        f"{value['oracles']} models that were retrained without the class.",
+    }
+    console.print(words[value["grade"]])
+    if value["grade"] == "suppressed" and value["needed"] == "forgotten":
+        console.print("The policy asks for grade forgotten.")
+    for reason in value["reasons"]:
+        console.print(f"  {reason}", markup=False)
+    if value["grade"] == "suppressed" and not value["oracles"]:
+        console.print(
+            f"To compare it with retrained models: expunge oracles {value['request']}, then "
+            f"expunge forget {value['request']} --dry-run"
+        )
