@@ -159,7 +159,7 @@ class YamlFile:
                 nearest, node = pairs.get(part, (nearest, None))
             elif node and isinstance(part, int):
                 nearest = node = node.value[part]
-        self._fail(nearest, f"{_name(place)} {message}".lstrip())
+        self._fail(nearest, f"{_spell(place)} {message}".lstrip())
 
     def _compose(self) -> "Node | None":
         import yaml
@@ -204,7 +204,7 @@ class YamlFile:
             if not isinstance(key, str):
                 self._fail(key_node, f"the key {_show(key)} is no text; write it in quotes")
             if key in lines:
-                name = _name((*place, key))
+                name = _spell((*place, key))
                 message = (
                     f"{name} is set more than once, in line {lines[key]} too; leave one of them"
                 )
@@ -225,7 +225,7 @@ class YamlFile:
         if isinstance(cause, MisfitError):
             self.refuse((*place, *cause.place), str(cause))
         # What stands where a secret's name should may be the secret.
-        hidden = cause and "secret" in _name(place)
+        hidden = cause and "secret" in _spell(place)
         shown = "something else" if hidden else _show(row["input"])
         self.refuse(place, f"is {shown}; expected {cause or EXPECTED[row['type']]}")
 
@@ -241,10 +241,10 @@ def _adapt(schema: Any) -> Any:
     return TypeAdapter(Section[schema])
 
 
-def _name(place: Place) -> str:
+def _spell(place: Place) -> str:
     """Return a place as a message has it: tolerations[0].key."""
     if place and place[-1] == "[key]":  # pydantic's mark of a key that breaks a rule
-        return f"a key of {_name(place[:-2])}"
+        return f"a key of {_spell(place[:-2])}"
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return "".join(parts).removeprefix(".")
 

@@ -85,7 +85,7 @@ def user_namespace() -> str:
     return os.environ.get("EXPUNGE_KFP_NAMESPACE", "").strip()
 
 
-def run_link(run: str) -> str:
+def link_run(run: str) -> str:
     """Return the page of a run in the UI of Kubeflow Pipelines, which is served beside its API."""
     return f"{_read_host()}/#/runs/details/{run}"
 

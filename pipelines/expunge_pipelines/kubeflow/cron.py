@@ -1,20 +1,41 @@
 """Cron expressions as Kubeflow Pipelines reads them: six fields, seconds first."""
 
 import re
+from dataclasses import dataclass
 
 from expunge.errors import UserError
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 LONGEST_MONTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-# The six fields in their order: name, lowest and highest number, and names of the numbers.
-FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
-    ("second", 0, 59, ()),
-    ("minute", 0, 59, ()),
-    ("hour", 0, 23, ()),
-    ("day of month", 1, 31, ()),
-    ("month", 1, 12, MONTHS),
-    ("day of week", 0, 6, DAYS),  # 0 is Sunday
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of an expression: its range, and names of its numbers from the lowest on."""
+
+    name: str
+    lowest: int
+    highest: int
+    names: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return the range in words."""
+        named = f" or {self.names[0]} to {self.names[-1]}" if self.names else ""
+        return f"{self.lowest} to {self.highest}{named}"
+
+    def parse_word(self, word: str) -> int:
+        """Return the number of a name or of digits."""
+        return self.lowest + self.names.index(word) if word in self.names else int(word)
+
+
+FIELDS = (
+    Field("second", 0, 59),
+    Field("minute", 0, 59),
+    Field("hour", 0, 23),
+    Field("day of month", 1, 31),
+    Field("month", 1, 12, MONTHS),
+    Field("day of week", 0, 6, DAYS),  # 0 is Sunday
 )
 WORD = r"[0-9]{1,4}|[a-z]{3}"
 PART = re.compile(rf"(\*|\?|(?P<low>{WORD})(-(?P<high>{WORD}))?)(/(?P<step>[0-9]{{1,4}}))?")
@@ -42,7 +63,7 @@ def check_cron(text: str) -> str:
             "minute, hour, day of month, month, day of week, such as '0 0 2 * * *' for each night "
             "at two"
         )
-    values = [_parse(part, *field) for part, field in zip(parts, FIELDS, strict=True)]
+    values = [_parse(part, field) for part, field in zip(parts, FIELDS, strict=True)]
     days, months = values[3], values[4]
     every_weekday = any(part[0] in "*?" for part in parts[5].split(","))
     if every_weekday and min(days) > max(LONGEST_MONTHS[month - 1] for month in months):
@@ -53,39 +74,29 @@ def check_cron(text: str) -> str:
     return " ".join(parts)
 
 
-def _parse(text: str, field: str, lowest: int, highest: int, names: tuple[str, ...]) -> set[int]:
-    """Return the numbers that a field stands for."""
-
-    def parse(word: str) -> int:
-        return lowest + names.index(word) if word in names else int(word)
-
+def _parse(text: str, field: Field) -> set[int]:
+    """Return the numbers that the text of a field stands for."""
     found: set[int] = set()
     for part in text.lower().split(","):
         match = PART.fullmatch(part)
         words = [word for word in (match["low"], match["high"]) if word] if match else []
-        known = all(word.isdigit() or word in names for word in words)
-        day = field.startswith("day")
+        known = all(word.isdigit() or word in field.names for word in words)
+        day = field.name.startswith("day")
         if match is None or not known or ("?" in part and (not day or text != "?")):
             raise UserError(
-                f"the {field} {text!r} of the cron expression is not understood; expected "
-                f"{_describe(lowest, highest, names)}, a range such as "
-                f"{lowest}-{highest}, *{' or ?' if day else ''}, a step such as */2, or a list of "
-                "these with commas"
+                f"the {field.name} {text!r} of the cron expression is not understood; expected "
+                f"{field.describe()}, a range such as {field.lowest}-{field.highest}, "
+                f"*{' or ?' if day else ''}, a step such as */2, or a list of these with commas"
             )
-        start = parse(words[0]) if words else lowest
+        start = field.parse_word(words[0]) if words else field.lowest
         # As the controller reads it, 5/10 is 5-highest/10.
-        end = highest if not words or (match["step"] and not match["high"]) else parse(words[-1])
+        open_ended = not words or (match["step"] and not match["high"])
+        end = field.highest if open_ended else field.parse_word(words[-1])
         step = int(match["step"] or 1)
-        if not lowest <= start <= end <= highest or step == 0:
+        if not field.lowest <= start <= end <= field.highest or step == 0:
             raise UserError(
-                f"the {field} {text!r} of the cron expression is out of range; expected "
-                f"{_describe(lowest, highest, names)}, a range from low to high, and a step of 1 "
-                "or more"
+                f"the {field.name} {text!r} of the cron expression is out of range; expected "
+                f"{field.describe()}, a range from low to high, and a step of 1 or more"
             )
         found |= set(range(start, end + 1, step))
     return found
-
-
-def _describe(lowest: int, highest: int, names: tuple[str, ...]) -> str:
-    named = f" or {names[0]} to {names[-1]}" if names else ""
-    return f"{lowest} to {highest}{named}"

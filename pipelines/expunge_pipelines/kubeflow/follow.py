@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from expunge.errors import OperationalError
-from expunge_pipelines.kubeflow.connection import is_passing, run_link
+from expunge_pipelines.kubeflow.connection import is_passing, link_run
 from expunge_pipelines.kubeflow.runs import UNKNOWN, read_run
 
 Polled = Callable[[Mapping[str, Any]], None]
@@ -93,6 +93,6 @@ def _poll_until_end(
 
 def _say_it_goes_on(run: str) -> str:
     return (
-        f"the run goes on by itself: {run_link(run)}, and `expunge submit status {run} --wait` "
+        f"the run goes on by itself: {link_run(run)}, and `expunge submit status {run} --wait` "
         "follows it again"
     )

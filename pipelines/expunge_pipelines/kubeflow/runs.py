@@ -16,7 +16,7 @@ from expunge.errors import OperationalError, UserError
 from expunge_pipelines.kubeflow.connection import (
     is_missing,
     is_passing,
-    run_link,
+    link_run,
     translate_errors,
 )
 from expunge_pipelines.kubeflow.uploads import PREFIX, ensure_experiment, filter_names
@@ -113,7 +113,7 @@ def read_run(client: Any, run: str) -> dict[str, Any]:
             if not is_missing(error):
                 raise
             raise UserError(
-                f"there is no run {run!r} at {run_link(run).partition('/#')[0]}; expected an id "
+                f"there is no run {run!r} at {link_run(run).partition('/#')[0]}; expected an id "
                 "that `expunge submit` printed there"
             ) from error
     return _build_document(found)
@@ -128,7 +128,7 @@ def _build_document(kfp_run: Any) -> dict[str, Any]:
         "name": kfp_run.display_name,
         "state": state,
         "outcome": _judge_outcome(kfp_run, state, tasks),
-        "link": run_link(kfp_run.run_id),
+        "link": link_run(kfp_run.run_id),
         "created_at": begun.isoformat() if begun else None,
         "finished_at": ended.isoformat() if ended else None,
         "error": error,
