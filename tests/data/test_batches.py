@@ -1,6 +1,7 @@
 """Batches of arrays and of image files."""
 
 import dataclasses
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,12 @@ def test_classes_without_are_left_out(folder: Path) -> None:
     assert len(images) == 12
 
 
-def test_workers_decode_what_this_process_would(tmp_path: Path) -> None:
+def test_workers_decode_what_this_process_would_and_end_at_once(tmp_path: Path) -> None:
+    """At once is before the garbage collector runs: it would wait for each of them."""
     folder = write_tiny(tmp_path, images=24, shape=(3, 12, 10), files=True)
+    before = set(active_children())
     here, there = batches_of(folder, "crop-flip"), batches_of(folder, "crop-flip", workers=1)
+    assert not set(active_children()) - before
     plain = batches_of(folder, "none")
     for mine, theirs, whole in zip(here, there, plain, strict=True):
         assert torch.equal(mine.images_NHWC, theirs.images_NHWC)
