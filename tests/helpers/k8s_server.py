@@ -28,6 +28,8 @@ from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob as TrainJob
 
 NAMESPACE, TOKEN = "team", "letmein"
 JOBS = rf"/apis/trainer\.kubeflow\.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs"
+# What a node's process has of this one's variables. PYTHONPATH says whose code it runs.
+INHERITED = ("PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")
 Json = dict[str, Any]
 
 
@@ -141,7 +143,7 @@ class Cluster:
         given = {row["name"]: row["value"] for row in trainer["env"]}
         assert not any(name.startswith("PET_") for name in given)  # which the webhook refuses
         # A pod has none of the step's variables: no ledger, no registry, no credentials.
-        plain = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")}
+        plain = {k: v for k, v in os.environ.items() if k in INHERITED}
         threads, done = [], []
         for rank in range(count):
             variables = {
