@@ -173,11 +173,8 @@ def _take_fitting(
         elif set(entry.classes) <= set(forgotten):
             continue  # it is fulfilled by the champion, as soon as somebody looks
         elif classes - len({*forgotten, *entry.classes}) < 2:
-            _park_request(
-                connection,
-                entry,
-                "it would leave fewer than two classes; withdraw the model instead",
-            )
+            reason = "it would leave fewer than two classes; withdraw the model instead"
+            _park_request(connection, entry, reason)
         elif classes - len(gone | set(entry.classes)) >= 2:
             taken.append(entry)
             gone |= set(entry.classes)
@@ -228,11 +225,7 @@ def list_lost_claims(model: str) -> list[Claim]:
 
 
 def close_claim(
-    run: str,
-    outcome: str,
-    *,
-    error: str = "",
-    attempts: int = ATTEMPTS,
+    run: str, outcome: str, *, error: str = "", attempts: int = ATTEMPTS
 ) -> Claim | None:
     """Settle what a run holds still, and return its claim; None where it has no active one.
 
@@ -291,23 +284,19 @@ class _Ending:
 
 
 def _settle_request(connection: Connection, entry: Request, ending: _Ending) -> None:
-    """Move a request to where its run's ending puts it; `close_claim` has the rules."""
+    """Move a request to where its run's ending puts it."""
     outcome, checks = ending.outcome, list(ending.failed_checks)
-    if outcome == "rejected" and ending.several:
-        _move_request(
-            connection, entry, PENDING, "set-apart", alone=1, attempts=0, failed_checks=checks
-        )
-    elif outcome == "rejected":
-        _move_request(connection, entry, REJECTED, "rejected", attempts=0, failed_checks=checks)
+    if outcome == "rejected":
+        apart = {"alone": 1} if ending.several else {}
+        state, what = (PENDING, "set-apart") if apart else (REJECTED, "rejected")
+        _move_request(connection, entry, state, what, attempts=0, failed_checks=checks, **apart)
     elif outcome == UNTRUSTWORTHY:
         _park_request(connection, entry, "the measurement could not be trusted: a control failed")
     elif outcome == FAILED and entry.attempts >= ending.attempts:
         _park_request(connection, entry, ending.error or "the run failed")
     elif outcome == FAILED:  # twice: of several, one may be what makes it fail
-        alone = int((ending.several and entry.attempts > 1) or entry.alone)
-        _move_request(
-            connection, entry, PENDING, "put-back", error=ending.error or None, alone=alone
-        )
+        alone, error = (ending.several and entry.attempts > 1) or entry.alone, ending.error or None
+        _move_request(connection, entry, PENDING, "put-back", error=error, alone=int(alone))
     else:  # overtaken or interrupted: no fault of the request, and no attempt
         _move_request(connection, entry, PENDING, "put-back", attempts=entry.attempts - 1)
 
