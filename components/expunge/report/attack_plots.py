@@ -136,6 +136,7 @@ def plot_relearning(report: ValidationReport) -> Plot:
         figure = create_figure(310)
         axes = figure.add_subplot()
         handles: list[Any] = []
+        # a curve has no value where its model diverged, and then leaves a gap
         columns = list(zip(*found.oracles, strict=True))
         if columns:
             low, high = ([_reduce_known(end, column) for column in columns] for end in (min, max))

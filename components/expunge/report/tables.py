@@ -42,6 +42,7 @@ def tabulate_classes(report: ValidationReport) -> Table:
     rows = []
     for index, (before, after) in enumerate(pairs):
         count = report.samples[index] if index < len(report.samples) else None
+        # a class without test images has accuracy 0 in the report, which nobody measured
         values = [before, after] if count != 0 else [None, None]
         texts = [words.format_number(value) for value in (*values, count)]
         name = clean_name(report.class_names[index], 60)

@@ -153,6 +153,7 @@ def explain_grade(report: ValidationReport) -> str:
 
 def list_shown(report: ValidationReport) -> list[str]:
     """Return what the run shows: the checks that passed and are worth something."""
+    # an instrument that is wrong shows nothing, whatever it reads
     if not report.verdict.trustworthy:
         return []
     which = name_classes(report.classes)
@@ -164,6 +165,7 @@ def list_shown(report: ValidationReport) -> list[str]:
         text = _SHOWN.get(row.name, "")
         if row.name in _DROPS:
             text = _DROPS[row.name][row.value <= 0]
+            # a difference of percentages is in points
             values = {key: value.removesuffix(" %") for key, value in values.items()}
         found.append(text.format(classes=which, samples=row.samples or 0, **values))
     alike = [name_metric(r.name) for r in _list_comparisons(report) if r.counts and r.passed]
@@ -193,6 +195,7 @@ def list_not_shown(report: ValidationReport) -> list[str]:
             f"shows nothing: {join_texts(blind)}."
         )
     for row in report.checks:
+        # the one check whose passing would be read as good news, and is none
         if row.name == "head_swap" and row.passed:
             found.append(
                 "The class does not come back under the original's last layer. That shows nothing "

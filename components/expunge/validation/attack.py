@@ -105,10 +105,12 @@ def attack(subject: Subject, oracles: Sequence[StoredModel], *, forget_error: fl
     )
     scale = original.info.mean, original.info.std
     bench = open_bench(subject.dataset, info, scale, forget=models.forget, retain=models.retain)
+    # some architectures end in a convolution, and then no head reads the body's features
     try:
         read_head(models.original, models.num_classes)
     except ValueError as error:
         return _grade_without_head(models, bench, f"No attack looked into the body: {error}.")
+    # with fewer there is no spread to go by, or no control that can fail
     if len(oracles) < NEEDED:
         return _attack_without_oracles(models, bench)
     return _attack_beside_oracles(models, bench, [oracle.module.to(device) for oracle in oracles])
@@ -198,6 +200,7 @@ def _attack_without_oracles(models: _Models, bench: Bench) -> Findings:
 def _attack_beside_oracles(models: _Models, bench: Bench, oracles: Sequence[nn.Module]) -> Findings:
     """Run the whole battery."""
     original, unlearned = bench.see(models.original), bench.see(models.unlearned)
+    # before the oracles are seen, which takes most of the time
     if not unlearned.finite:
         return _fail_without_numbers(models)
     retrained = [bench.see(oracle) for oracle in oracles]
@@ -210,6 +213,7 @@ def _attack_beside_oracles(models: _Models, bench: Bench, oracles: Sequence[nn.M
     for name, head in models.build_masks().items():
         relearning = bench.relearn(with_head(models.original, head))
         seen[name] = original.swap_head(head, relearning)
+    # held out before anything is fitted: it must not be compared with itself
     *compared, seen[HELD_OUT] = retrained
     case = Case(models.forget, models.retain, original, SEED)
     # The soft mask is no control of what counts: a retrained model's outputs are what it imitates.
@@ -221,6 +225,7 @@ def _attack_beside_oracles(models: _Models, bench: Bench, oracles: Sequence[nn.M
     attacks[swap.name] = build_class_row(swap.name, found, position, swap.threshold)
     attacks["anamnesis"] = build_anamnesis_row(case, seen, compared)
     reasons = explain_grade(case.forget, found)
+    # a retrained body can bring the class back by chance, so it takes more than any of them
     highest = max(values["head_swap"][position] or 0.0 for values in found.oracles)
     if not swap.passed and swap.value > highest:
         reasons.append(explain_return(swap))

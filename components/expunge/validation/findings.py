@@ -129,6 +129,7 @@ def explain_grade(forget: Sequence[int], found: Judgement) -> list[str]:
         )
     checks = found.checks[UNLEARNED]
     failed = {name for name, check in checks.items() if not check.passed}
+    # sorted, since a set has no order and the sentences are stored
     counted = sorted(name for name in failed if checks[name].counts)
     if counted:
         reasons.append(f"It differs from retrained models by {', '.join(counted)}.")
@@ -161,6 +162,7 @@ def find_problems(given: Mapping[str, Grade]) -> tuple[str, ...]:
         for name in (ORIGINAL, MASK, SOFT_MASK)
         if given.get(name) == "forgotten"
     ]
+    # a class that the original gets wrong anyway cannot show forgetting
     if given[ORIGINAL] != "failed":
         problems.append(
             "The original model was not graded failed: it makes the error that is asked for "

@@ -96,6 +96,7 @@ def measure(subject: Subject, onnx_file: Path) -> Measurement:
     parity = onnx.parity(subject.model, onnx_file, batches)
     labels_N = split.labels_N
     samples = torch.bincount(labels_N, minlength=len(subject.model.info.class_names)).tolist()
+    # of a class that was erased before there may be no images any more
     needed = [*subject.classes, *subject.classes_that_stay]
     empty = [index for index in needed if not samples[index]]
     if empty:
@@ -104,6 +105,7 @@ def measure(subject: Subject, onnx_file: Path) -> Measurement:
         )
     before = None
     if subject.original is not None:
+        # its file is not here, and it serves already: the model itself is asked
         predictions_N = _predict_classes(subject.original, split)
         before = _measure_accuracies(predictions_N, labels_N, len(samples))
     predictions_N = torch.from_numpy(parity.predictions_N)

@@ -102,6 +102,7 @@ def open_bench(
             )
             rows = vars(drawn)
         else:
+            # a forget without oracles needs no training data, so it may not be here
             wanted = dict.fromkeys(forget, battery.FORGET_TEST)
             rows = {"forget_test": battery.draw_rows(labels["test"], wanted, generator)}
     except ValueError as error:

@@ -94,6 +94,7 @@ def decide(
         attacks=findings.attacks,
         relearning=findings.relearning,
         depth=findings.depth,
+        # a policy's file may change: the report says what this run was judged by
         policy={
             "grade": config.grade,
             "budget": config.budget,
@@ -120,6 +121,7 @@ def _decide_forget(
     failed, made = _list_failed(rows), {row.name for row in rows}
     unmade = tuple(n for n in config.block if n not in made and n != MAY_BE_MISSING)
     grade = "failed" if failed else findings.grades.get(UNLEARNED, "suppressed")
+    # a better grade than the policy asks for is enough too
     enough = grade == "forgotten" or (grade, config.grade) == ("suppressed", "suppressed")
     # the most important reason stands first: the page and the command show it first
     reasons = [*findings.problems, *findings.reasons]

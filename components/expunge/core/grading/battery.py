@@ -77,6 +77,7 @@ def choose_rows(
         return draw_rows(labels_N, wanted, generator)
 
     def ask_each(classes: Sequence[int], count: int) -> dict[int, int]:
+        # of a thousand classes each would get less than one image, and needs one
         return dict.fromkeys(classes, max(1, count))
 
     counts_C = torch.bincount(train_labels_N, minlength=max(*forget, *retain) + 1)

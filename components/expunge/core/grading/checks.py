@@ -144,6 +144,7 @@ def check_forget(
         Check("codes_forgotten", codes_forgotten, ">=", 1.0, about="codes"),
         Check("codes_retained", codes_retained, ">=", 1.0, about="codes"),
     ]
+    # erased data may have been deleted, and without images there is nothing to check
     gone = [i for i in gone if samples[i]]
     if gone:
         checks.append(
