@@ -8,7 +8,6 @@ copyright = f"2026, {author}"
 version = release = __version__
 
 extensions = ["myst_parser"]
-myst_enable_extensions = ["deflist"]
 # Sections below a page's title can be linked to, and a link to one that is missing is a warning.
 myst_heading_anchors = 4
 nitpicky = True

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+
 from expunge_pipelines.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
@@ -67,11 +68,11 @@ print(forgotten["grade"], forgotten["version"])
 ```
 
 A user's mistake and a failure raise an `ExpungeError`. A wrong call of `expunge.core` raises a
-`ValueError`. Versions follow Semantic Versioning. The version is 0.x, so names may still change; the
-changelog says which.
+`ValueError`. Versions follow Semantic Versioning. The version is 0.x, so names may still change.
+The changelog says which.
 
-Shapes stand in names: `images_NCHW` is a batch of N images with C channels, of H x W pixels. K counts
-codes.
+Shapes stand in names: `images_NCHW` is a batch of N images with C channels, of H x W pixels. K
+counts codes.
 """
 
 
@@ -87,10 +88,10 @@ def walk_commands(
     command: click.Command, parent: click.Context | None, name: str, level: int = 2
 ) -> Iterator[tuple[int, str, str]]:
     """Yield the depth, the whole name and the help of a command and of all below it."""
-    # Both widths: a wide terminal would otherwise change the page.
-    context = click.Context(
-        command, parent, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH
-    )
+    # Both widths: a wide terminal would otherwise change the page. The command's own settings have
+    # the short form of --help; click reads them for a call only.
+    settings = command.context_settings | {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, parent, info_name=name, **settings)
     text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
     yield level, context.command_path, text
     if isinstance(command, click.Group):
