@@ -18,18 +18,18 @@ REFERENCE = ROOT / "docs" / "reference"
 WIDTH = 88  # fits a page beside its table of contents
 # Modules and packages that a program may call, by what it does with them.
 LIBRARY = {
-    "Run a pipeline": ["pipelines/expunge_pipelines/jobs"],
+    "Run a pipeline": ["expunge_pipelines.jobs"],
     "Settings and errors": [
-        "components/expunge/config.py",
-        "components/expunge/policy.py",
-        "components/expunge/environment.py",
-        "components/expunge/errors.py",
+        "expunge.config",
+        "expunge.policy",
+        "expunge.environment",
+        "expunge.errors",
     ],
-    "Models and data": ["components/expunge/models.py", "components/expunge/data/sources.py"],
-    "Files": ["components/expunge/formats"],
-    "The method, on tensors": ["components/expunge/core"],
-    "Registered versions": ["components/expunge/registry"],
-    "The ledger": ["components/expunge/ledger"],
+    "Models and data": ["expunge.models", "expunge.data.sources"],
+    "Files": ["expunge.formats"],
+    "The method, on tensors": ["expunge.core"],
+    "Registered versions": ["expunge.registry"],
+    "The ledger": ["expunge.ledger"],
 }
 SKIP = {"migrations"}  # Alembic calls these, nobody else
 
@@ -104,18 +104,20 @@ def walk_commands(
 def render_python() -> str:
     """Return the page of the public functions and classes, by module."""
     parts = [PYTHON]
-    for heading, places in LIBRARY.items():
+    for heading, names in LIBRARY.items():
         parts.append(f"## {heading}\n")
-        for place in places:
-            for path in find_modules(ROOT / place):
+        for name in names:
+            for path in find_modules(name):
                 parts.extend(render_module(path))
     return "\n".join(parts)
 
 
-def find_modules(place: Path) -> list[Path]:
-    """Return the modules of a package, or the one module."""
-    if place.is_file():
-        return [place]
+def find_modules(name: str) -> list[Path]:
+    """Return the files of a package, or of the one module."""
+    root = ROOT / ("components" if name.startswith("expunge.") else "pipelines")
+    place = root.joinpath(*name.split("."))
+    if not place.is_dir():
+        return [place.with_suffix(".py")]
     return [path for path in sorted(place.rglob("*.py")) if not SKIP & set(path.parts)]
 
 

@@ -172,6 +172,15 @@ def test_what_an_example_imports_is_there(page: Path) -> None:
                     )
 
 
+@pytest.mark.parametrize("root", ["components/expunge", "pipelines/expunge_pipelines"])
+def test_the_map_has_every_module_and_package(root: str) -> None:
+    for path in (ROOT / root).iterdir():
+        if path.suffix == ".py" and path.stem != "__init__":
+            assert f"`{path.name}`" in CONTRIBUTING or f"`{path.stem}/`" in CONTRIBUTING
+        elif path.is_dir() and path.name != "__pycache__":
+            assert f"`{path.name}/`" in CONTRIBUTING
+
+
 def test_the_citation_is_of_this_version() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cited["cff-version"] == "1.2.0"
