@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow test-faults images test-containers lint format clean
+.PHONY: install demo test test-slow test-faults images test-containers docs lint format clean
 
 # Installed anew when the lock or the package's own metadata changes.
 install: $(VENV)/.installed
@@ -32,6 +32,11 @@ images:
 # Every step in a container, on Docker or Podman; README has what it takes.
 test-containers: install images
 	VENV=$(VENV) docker/test.sh
+
+# The reference from the code, then the site in build/docs. A warning, such as a broken link, fails.
+docs: install
+	$(BIN)/python docs/write_reference.py
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 
 lint: install
 	$(BIN)/ruff check .
