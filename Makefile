@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow test-faults images test-containers docs lint format clean
+.PHONY: install demo test test-fast test-slow test-faults images test-containers docs lint format clean
 
 # Installed anew when the lock or the package's own metadata changes.
 install: $(VENV)/.installed
@@ -16,15 +16,23 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 demo: install
 	$(BIN)/expunge demo
 
+# All that is quick enough for every change; `make test T=tests/core` is a part of it.
+QUICK := -m "not slow and not faults and not containers" --numprocesses 2 \
+	--dist loadgroup --no-loadscope-reorder
+
 test: install
-	$(BIN)/pytest -m "not slow and not faults and not containers" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest $(QUICK) $(T)
+
+# What needs neither MLflow nor kfp.
+test-fast: install
+	$(BIN)/pytest $(QUICK) tests/core tests/data tests/formats tests/report tests/test_*.py
 
 test-slow: install
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(T)
 
 # A run is killed at each of some 60 places and started again.
 test-faults: install
-	$(BIN)/pytest -m faults --numprocesses 2
+	$(BIN)/pytest -m faults --numprocesses 2 $(T)
 
 images:
 	docker/images.sh

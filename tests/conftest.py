@@ -9,6 +9,23 @@ import pytest
 from mlflow_store import VARIABLES
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one worker, and all that reads the trained store to one, which starts first.
+
+    That store takes a training and a forget, each a pipeline of some ten processes. Several workers
+    would each make it, and the last to do so would have the others wait at the end.
+    """
+    longest = "the trained store"
+    groups = {
+        item: longest if "trained" in getattr(item, "fixturenames", ()) else str(item.path)
+        for item in items
+    }
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: groups[item] != longest)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _interrupts_are_heard() -> None:
     """A shell has what it starts in the background ignore SIGINT, which some tests send."""

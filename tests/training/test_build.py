@@ -81,4 +81,4 @@ def test_one_node_leaves_no_trace_in_a_recipe(tmp_path: Path) -> None:
         return found
 
     assert settings(2) == {**settings(1), "nodes": 2}
-    assert set(settings(1)) == set(TrainConfig.__dataclass_fields__) - {"nodes"}
+    assert set(settings(1)) == {field.name for field in dataclasses.fields(TrainConfig)} - {"nodes"}

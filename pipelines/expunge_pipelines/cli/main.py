@@ -17,7 +17,6 @@ import click
 from expunge import __version__
 from expunge.errors import ExpungeError, UserError
 from expunge_pipelines.cli import COMMANDS
-from expunge_pipelines.cli.options import normalize_option
 
 BUG = 3  # the exit code of an error that is none of ours
 # A shell gives a process that a signal ended this exit code and the signal's number.
@@ -26,6 +25,11 @@ INTERRUPTED = (
     "interrupted; `expunge models` shows what is champion, and a training that is started again "
     "goes on from its last epoch"
 )
+
+
+def normalize_option(name: str) -> str:
+    """Return an option as the command has it: `mlflow run -P batch_size=32` writes underscores."""
+    return name.replace("_", "-")
 
 
 class LazyGroup(click.Group):

@@ -205,11 +205,6 @@ def make_recipe_options(recipe: type[TrainConfig]) -> dict[str, Callable[[Comman
     return made
 
 
-def normalize_option(name: str) -> str:
-    """Return an option as the command has it: `mlflow run -P batch_size=32` writes underscores."""
-    return name.replace("_", "-")
-
-
 def recipe_options(command: Command, recipe: type[TrainConfig] = TrainConfig) -> Command:
     """Give a command what a training takes.
 
