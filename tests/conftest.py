@@ -11,7 +11,7 @@ from mlflow_store import VARIABLES
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one worker, and all that reads the trained store to one, which starts first.
+    """Give each file to one worker, and all that reads the trained store to one, at the start.
 
     That store takes a training and a forget, each a pipeline of some ten processes. Several workers
     would each make it, and the last to do so would have the others wait at the end.

@@ -1,16 +1,13 @@
 """Runners: what a step of a pipeline on this machine runs in.
 
-To add a runner, write `runners/NAME.py` with a context manager like `Runner`, and add one line to
-`RUNNERS`: `--runner NAME` follows. The module is imported for `--help` too, so import what is heavy
-inside the function.
+To add a runner, write one file in this folder with a context manager like `Runner`, and one line in
+`RUNNERS`: `--runner NAME` follows.
 """
 
-from collections.abc import Mapping, Sequence
+import pkgutil
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
-
-from expunge_pipelines.runners.docker import open_container_runner
-from expunge_pipelines.runners.local import open_process_runner
 
 
 class Runner(Protocol):
@@ -26,7 +23,19 @@ class Runner(Protocol):
 
 
 LOCAL, DOCKER = "local", "docker"
-RUNNERS: Mapping[str, Runner] = {
-    LOCAL: open_process_runner,
-    DOCKER: open_container_runner,
+# Name: where its context manager is, as "module:attribute". Text and no import, since the command
+# offers the names and starts without kfp and docker.
+RUNNERS = {
+    LOCAL: "expunge_pipelines.runners.local:open_process_runner",
+    DOCKER: "expunge_pipelines.runners.docker:open_container_runner",
 }
+
+
+def load_runner(name: str) -> Runner:
+    """Import and return the runner of this name.
+
+    Raises:
+        KeyError: there is no such runner.
+    """
+    runner: Runner = pkgutil.resolve_name(RUNNERS[name])
+    return runner

@@ -17,7 +17,7 @@ from typing import Any
 
 from expunge import environment, processes
 from expunge.errors import ERROR_FILE, OperationalError
-from expunge_pipelines.runners.base import LOCAL, RUNNERS
+from expunge_pipelines.runners.base import LOCAL, load_runner
 from expunge_pipelines.runners.environ import set_variables
 from expunge_pipelines.runners.leftovers import (
     HOLDER,
@@ -74,7 +74,7 @@ def run_locally(
             keep_only_log(work),
             _prepare_environment(work, log.error_file),
             end_steps_on_failure(),
-            RUNNERS[runner](reads) as kfp_runner,
+            load_runner(runner)(reads) as kfp_runner,
         ):
             (work / HOLDER).write_text(processes.name_this_process())
             local.init(
