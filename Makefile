@@ -18,7 +18,7 @@ demo: install
 
 # All that is quick enough for every change; `make test T=tests/core` is a part of it.
 QUICK := -m "not slow and not faults and not containers" --numprocesses 2 \
-	--dist loadgroup --no-loadscope-reorder
+	--dist loadfile --no-loadscope-reorder
 
 test: install
 	$(BIN)/pytest $(QUICK) $(T)

@@ -4,26 +4,34 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow_store import VARIABLES
+from xdist.scheduler import LoadFileScheduling
+
+PIPELINES = ("tests/pipelines/jobs/", "tests/pipelines/test_mlflow_project.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one worker, and all that reads the trained store to one, at the start.
+class OneWorkerForPipelines(LoadFileScheduling):
+    """Give each file to one worker, and all that reads the trained store to one and the same.
 
-    That store takes a training and a forget, each a pipeline of some ten processes. Several workers
-    would each make it, and the last to do so would have the others wait at the end.
+    That store takes a training and a forget, each a pipeline of some ten processes, and the other
+    worker would make it as well.
     """
-    longest = "the trained store"
-    groups = {
-        item: longest if "trained" in getattr(item, "fixturenames", ()) else str(item.path)
-        for item in items
-    }
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] != longest)
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = PIPELINES[0] if nodeid.startswith(PIPELINES) else super()._split_scope(nodeid)
+        return scope
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return OneWorkerForPipelines(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker waits for it at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(PIPELINES))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -72,7 +72,7 @@ ADDITIONS = {
             images_NHWC = np.arange(4, dtype=np.uint8).repeat(16).reshape(4, 4, 4, 1)
             labels_N = np.array([0, 1, 0, 1])
             splits = {name: (images_NHWC, labels_N) for name in config.splits}
-            return write_array_set(config, folder, splits, ("a", "b"))
+            return write_array_set(config, ("a", "b"), splits, folder)
         """,
         "components/expunge/data/sources.py",
         '    "digits": "expunge.data.digits:write_digits",',
