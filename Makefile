@@ -16,23 +16,25 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 demo: install
 	$(BIN)/expunge demo
 
-# All that is quick enough for every change; `make test T=tests/core` is a part of it.
+# All that is quick enough for every change; `make test T=tests/core` is a part of it. A worker has
+# one thread: more of them only wait for each other where two workers share two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 QUICK := -m "not slow and not faults and not containers" --numprocesses 2 \
 	--dist loadfile --no-loadscope-reorder
 
 test: install
-	$(BIN)/pytest $(QUICK) $(T)
+	$(PYTEST) $(QUICK) $(T)
 
 # What needs neither MLflow nor kfp.
 test-fast: install
-	$(BIN)/pytest $(QUICK) tests/core tests/data tests/formats tests/report tests/test_*.py
+	$(PYTEST) $(QUICK) tests/core tests/data tests/formats tests/report tests/test_*.py
 
 test-slow: install
 	$(BIN)/pytest -m slow $(T)
 
 # A run is killed at each of some 60 places and started again.
 test-faults: install
-	$(BIN)/pytest -m faults --numprocesses 2 $(T)
+	$(PYTEST) -m faults --numprocesses 2 $(T)
 
 images:
 	docker/images.sh

@@ -207,7 +207,7 @@ def test_one_file_and_one_line_add(kind: str, tmp_path: Path) -> None:
     paths = [tmp_path / "components", tmp_path / "pipelines", ROOT / "tests" / "validation"]
     done = subprocess.run(
         [sys.executable, tmp_path / "use.py"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -2,6 +2,7 @@
 a network."""
 
 import copy
+import functools
 import html
 import json
 import re
@@ -65,8 +66,14 @@ class Page(HTMLParser):
         return " ".join(self.texts[key].split())
 
 
+@functools.cache
+def render_once(report: str, made: str) -> str:
+    """Render a page once for all tests that look at the same one: its plots take a second."""
+    return render_document(json.loads(report), json.loads(made))
+
+
 def page(report: Report, made: Report | None = None) -> Page:
-    return Page(render_document(report, work() if made is None else made))
+    return Page(render_once(json.dumps(report), json.dumps(work() if made is None else made)))
 
 
 def failed() -> Report:
