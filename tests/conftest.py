@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interrupts_are_heard() -> None:
-    """A shell has what it starts in the background ignore SIGINT, which some tests send."""
+    """Hear SIGINT, which some tests send and a shell's background jobs ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -57,7 +57,7 @@ def _temporary_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with `MNIST/raw/`, from EXPUNGE_TEST_DATA or beside the repository."""
+    """Return the folder with `MNIST/raw/`, from EXPUNGE_TEST_DATA or beside the repository."""
     beside = Path(__file__).parents[2] / "shared" / "data"
     folder = Path(os.environ.get("EXPUNGE_TEST_DATA") or beside)
     if not (folder / "MNIST" / "raw").is_dir():

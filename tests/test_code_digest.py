@@ -15,7 +15,7 @@ from expunge.errors import OperationalError
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A copy of the package as it lies here."""
+    """Copy the package as it lies here."""
     source = Path(expunge.__file__).parent
     return Path(shutil.copytree(source, tmp_path / "expunge"))
 

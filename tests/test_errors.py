@@ -44,7 +44,7 @@ def test_a_record_is_a_document(tmp_path: Path) -> None:
 
 
 def chain(last: Exception, *before: Exception) -> Exception:
-    """The error, as raised from the others."""
+    """Return the error, as raised from the others."""
     error = last
     for cause in before:
         error.__cause__ = cause

@@ -24,7 +24,7 @@ SETTINGS = dataclasses.asdict(TrainConfig(arch="mlp", epochs=3, precision="fp32"
 
 
 def info(forgotten: tuple[int, ...] = (), **changed: Any) -> ModelInfo:
-    """A trained model of five classes; what is no field of `ModelInfo` changes its settings."""
+    """Describe a trained model of five classes; what is no field of `ModelInfo` is a setting."""
     own = {key: changed.pop(key) for key in list(changed) if key in ModelInfo.__dataclass_fields__}
     base = ModelInfo(
         arch="mlp",

@@ -20,7 +20,7 @@ SECONDS = 20
 
 @contextmanager
 def another(code: str = SAYS + SLEEPS, run: str | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ended with the test, whatever it does."""
+    """Start a process that is ended with the test, whatever it does."""
     environ = {key: value for key, value in os.environ.items() if key != environment.PIPELINE_RUN}
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -21,7 +21,7 @@ HELP_SECONDS = 0.5
 
 
 def imported(node: ast.AST) -> list[str]:
-    """The top-level packages that an import statement names; relative ones are our own."""
+    """List the top-level packages that an import statement names; relative ones are our own."""
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -32,7 +32,7 @@ def imported(node: ast.AST) -> list[str]:
 
 
 def broken_rules(source: str) -> list[str]:
-    """What is wrong with a source file, a line each."""
+    """List what is wrong with a source file, a line each."""
     found = []
     tree = ast.parse(source)
     used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

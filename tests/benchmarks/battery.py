@@ -90,7 +90,7 @@ def _options() -> argparse.Namespace:
 
 
 def _oracle(work: Path, config: TrainConfig, index: int, seed: int) -> Path:
-    """A model retrained without the class, made unless it is there."""
+    """Retrain a model without the class, unless it is there."""
     model = work / f"oracle-{index}-{seed}-{config.epochs}"
     if not (model / "report.json").exists():
         own = replace(config, seed=seed, without=(index,))
@@ -103,7 +103,7 @@ def _oracle(work: Path, config: TrainConfig, index: int, seed: int) -> Path:
 def _judged_class(
     given: argparse.Namespace, originals: Sequence[Path], oracles: Sequence[Path], index: int
 ) -> list[dict[str, Any]]:
-    """The rows of one class, all seeds; measured now or read from an earlier run."""
+    """Return the rows of one class, all seeds, measured now or read from an earlier run."""
     path = given.work / "battery.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     known = {row["key"]: row for row in map(json.loads, lines)}

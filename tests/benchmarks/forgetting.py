@@ -30,7 +30,7 @@ Requests = Sequence[tuple[int, ...]]
 
 
 def parser(description: str, epochs: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Build a parser with the options that every benchmark has."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     made.add_argument("--work", type=Path, required=True, help="kept between runs")
@@ -42,7 +42,7 @@ def parser(description: str, epochs: int) -> argparse.ArgumentParser:
 
 
 def prepared_model(work: Path, source: str, data_root: Path, config: TrainConfig) -> Path:
-    """The folder of a trained model, made unless it is there; its data set lies beside it."""
+    """Return the folder of a trained model, made unless it is there, beside its data set."""
     dataset, model = work / "dataset", work / f"model-{config.seed}-{config.epochs}"
     if not (dataset / DATASET).exists():
         prepare_data(PrepareDataConfig(source, data_root), dataset)
@@ -106,7 +106,7 @@ def _forget(
 
 
 def header() -> str:
-    """The head of the table, in Markdown."""
+    """Return the head of the table, in Markdown."""
     return (
         "| forget | rule | E_F | A_R before | A_R after | change | worst class | gate |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |"
@@ -146,7 +146,7 @@ def summary(rows: Sequence[dict[str, Any]], least_error: float, most_drop: float
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """Describe what the figures were measured on."""
     import os
 
     import torch

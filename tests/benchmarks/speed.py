@@ -76,7 +76,7 @@ def _row(arch: str, repeat: int) -> str:
 
 
 def _memorised(arch: str, device: torch.device) -> tuple[nn.Module, Tensor]:
-    """A model that has seen nothing but its codes, until each has a loss under 0.01."""
+    """Train a model on nothing but its codes, until each has a loss under 0.01."""
     torch.manual_seed(0)
     model = build_model(arch, MODELS[arch], CLASSES).to(device)
     generator = torch.Generator().manual_seed(0)

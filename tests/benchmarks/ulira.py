@@ -171,7 +171,7 @@ def _observe(stored: StoredModel, samples: tuple[Tensor, Tensor]) -> Observed:
 def _controls(
     model: Path, samples: tuple[Tensor, Tensor], classes: Sequence[int]
 ) -> dict[str, Tensor]:
-    """The logits of a model that forgot nothing, and of both masks on it."""
+    """Return the logits of a model that forgot nothing, and of both masks on it."""
     stored = load_model(model)
     observed = _observe(stored, samples)
     num_classes = len(stored.info.class_names)
@@ -185,7 +185,7 @@ def _controls(
 def _statistics(
     logits_TNC: Tensor, labels_N: Tensor, classes: Sequence[int]
 ) -> dict[str, list[Tensor]]:
-    """The statistics T x N by name; see the module. Retained classes have one each."""
+    """Return the statistics T x N by name (see the module); retained classes have one each."""
     retained = [i for i in range(logits_TNC.shape[2]) if i not in classes]
     kept_TNR = logits_TNC[:, :, retained]
 
@@ -200,7 +200,7 @@ def _statistics(
 
 
 def _table(folder: Path, count: int, targets: int, classes: Sequence[int], labels_N: Tensor) -> str:
-    """A row for each of `ROWS`: the first `targets` models are targets, the others shadows."""
+    """Lay out a row for each of `ROWS`, with the first `targets` models as targets, not shadows."""
     lines = [
         "| targets | error on samples | true class: AUC | chance | TPR at 1 % FPR "
         "| retained classes: AUC | chance | TPR at 1 % FPR |",
@@ -227,7 +227,7 @@ def _table(folder: Path, count: int, targets: int, classes: Sequence[int], label
 def _scores(
     judged: Sequence[Tensor], positive: Sequence[Tensor], negative: Sequence[Tensor], targets: int
 ) -> Tensor:
-    """The scores T x N of the targets among the judged, over all statistics together."""
+    """Return the scores T x N of the targets among the judged, over all statistics together."""
     ratios = [
         likelihood_ratios(one[:targets], unlearned[targets:], retrained[targets:])
         for one, unlearned, retrained in zip(judged, positive, negative, strict=True)
@@ -262,7 +262,7 @@ def _trained(folder: Path, count: int) -> str:
 
 
 def _info(path: Path) -> dict[str, str]:
-    """What `_make` wrote beside the logits."""
+    """Read what `_make` wrote beside the logits."""
     with safe_open(path, framework="pt") as file:
         info: dict[str, str] = file.metadata()
     return info

@@ -15,7 +15,7 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def engine() -> Run:
-    """Calls the engine's command, and gives what it prints."""
+    """Call the engine's command, and return what it prints."""
     name = os.environ.get("EXPUNGE_TEST_ENGINE")
     if not name:
         pytest.skip("EXPUNGE_TEST_ENGINE names no container engine; run make test-containers")
@@ -30,7 +30,7 @@ def engine() -> Run:
 
 @pytest.fixture(scope="session")
 def inside(engine: Run) -> Run:
-    """Runs Python source in an image, as its user or another, and gives what it prints."""
+    """Run Python source in an image, as its user or another, and return what it prints."""
 
     def run(source: str, *options: str, image: str = IMAGE) -> str:
         return engine("run", "--rm", "--network", "host", *options, image, "python3", "-c", source)
@@ -40,7 +40,7 @@ def inside(engine: Run) -> Run:
 
 @pytest.fixture(scope="session")
 def api(engine: Run) -> Iterator[Any]:
-    """The same engine by Docker's API, which answers alike on Docker and Podman."""
+    """Reach the same engine by Docker's API, which answers alike on Docker and Podman."""
     client = docker.from_env()
     yield client
     client.close()

@@ -47,7 +47,7 @@ class State(NamedTuple):
 
 
 def command(state: State, *arguments: str) -> subprocess.Popen[str]:
-    """The command as a user starts it."""
+    """Start the command as a user does."""
     expunge = [str(Path(sys.executable).with_name("expunge")), *arguments, "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     variables = {
@@ -65,7 +65,7 @@ def document(state: State, *arguments: str, code: int = 0) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def server(engine: Run) -> Iterator[str]:
-    """An MLflow server from its image, on loopback alone."""
+    """Run an MLflow server from its image, on loopback alone."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     stores = ["--backend-store-uri", "sqlite:////mlflow/mlflow.db"]
@@ -105,7 +105,7 @@ def results(contained: State) -> dict[str, Any]:
 
 
 def champion(state: State) -> tuple[int, tuple[int, ...]]:
-    """The champion's number, and the classes that it has forgotten."""
+    """Return the champion's number, and the classes that it has forgotten."""
     rows = document(state, "models", NAME)["models"]
     (row,) = (row for row in rows if "champion" in row["aliases"])
     return row["version"], tuple(row["forgotten"])
@@ -152,7 +152,7 @@ def test_the_server_has_the_runs_and_serves_the_version(
 
 @dsl.component(base_image="elsewhere", packages_to_install=[], install_kfp_package=False)
 def look(text: str, said: dsl.Output[dsl.Artifact]) -> None:
-    """What a step sees: its user, its rights, the network, the files and the variables."""
+    """Write what a step sees: its user, its rights, the network, the files and the variables."""
     import json
     import os
     import socket
@@ -225,7 +225,7 @@ def test_a_step_reaches_a_folder_of_root(api: Any, tmp_path: Path) -> None:
 
 
 def started(engine: Run, step: str) -> str:
-    """The container of a step, as soon as it runs."""
+    """Return the container of a step, as soon as it runs."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         for name in engine("ps", "--quiet", "--filter", "label=expunge.holder").split():

@@ -16,7 +16,7 @@ CLASSES = torch.arange(6)
 
 
 def slow_fisher(model: nn.Module, codes: Tensor, classes: Tensor) -> dict[str, Tensor]:
-    """The definition, one code at a time: the sum of squared gradients of -log softmax."""
+    """Sum the squared gradients of -log softmax, one code at a time, as the definition says."""
     model = copy.deepcopy(model).eval()
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for code, label in zip(codes, classes, strict=True):

@@ -55,7 +55,7 @@ def test_the_head_is_the_last_linear_layer(
 
 
 def build_small(kind: str) -> nn.Module:
-    """A model of the kind that is small enough to compute with."""
+    """Build a model of the kind that is small enough to compute with."""
     if kind == "swin":
         return SwinTransformer([4, 4], 12, [1, 1], [1, 2], [4, 4], num_classes=CLASSES)
     if kind == "vit":

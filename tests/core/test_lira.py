@@ -40,7 +40,7 @@ def slow_separation(
 
 
 def auc_deviation(positives: int, negatives: int) -> float:
-    """The standard deviation of the AUC of independent scores that are distributed alike."""
+    """Return the standard deviation of the AUC of independent scores that are distributed alike."""
     return math.sqrt((positives + negatives + 1) / (12 * positives * negatives))
 
 

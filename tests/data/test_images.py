@@ -25,7 +25,7 @@ def noise(mode: str, size: tuple[int, int] = (40, 30)) -> Image.Image:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """The beginning of a PNG of this size: enough for a reader to learn how large it would be."""
+    """Return the beginning of a PNG of this size, enough for a reader to learn the size."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (

@@ -38,7 +38,7 @@ def test_mnist_is_read_where_it_lies(shared_data: Path, tmp_path: Path) -> None:
 
 
 def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """A CIFAR-10 of four images, in the files that torchvision's reader expects."""
+    """Write a CIFAR-10 of four images, in the files that torchvision's reader expects."""
     from torchvision import datasets
 
     folder = root / "cifar-10-batches-py"

@@ -19,13 +19,13 @@ UNUSED = {"setuptools", "triton"}
 
 
 def names(path: str) -> set[str]:
-    """The packages of a list, without comments and extras."""
+    """Return the packages of a list, without comments and extras."""
     lines = (ROOT / path).read_text().splitlines()
     return {line.partition("[")[0] for line in lines if not line.startswith("#")}
 
 
 def required(package: str) -> set[str]:
-    """What a package that is installed here requires, with what these require, by name."""
+    """Name what a package that is installed here requires, and what these require in turn."""
     found: set[str] = set()
     waiting = [package]
     while waiting:

@@ -38,7 +38,7 @@ HARMLESS = {"http://mlflow.expunge.svc:5000", "admin"}
 
 
 def refused(found: Document, version: str) -> str:
-    """What the schema of a Kubernetes version says against a document, or nothing."""
+    """Return what the schema of a Kubernetes version says against a document, or nothing."""
     try:
         kubernetes_validate.validate(found, version, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -183,7 +183,7 @@ def test_volumes_that_several_pods_mount_are_shared_ones() -> None:
 
 
 def mlflow() -> tuple[list[str], dict[str, str]]:
-    """The arguments and the variables of its container."""
+    """Return the arguments and the variables of MLflow's container."""
     (container,) = pods()["Deployment/mlflow"]["containers"]
     assert container["command"] == ["mlflow"]
     return container["args"], {found["name"]: found["value"] for found in container["env"]}
@@ -228,7 +228,7 @@ def test_mlflow_runs_one_process_and_writes_to_its_volume_alone() -> None:
 
 
 def status(port: int, path: str, host: str) -> int:
-    """The status of an answer, or 0 where nobody listens yet."""
+    """Return the status of an answer, or 0 where nobody listens yet."""
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path, headers={"Host": host})
@@ -280,7 +280,7 @@ def builder() -> list[str]:
 
 @pytest.fixture(scope="module")
 def filled_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy with the secrets filled in and every component on."""
+    """Copy the manifests, with the secrets filled in and every component on."""
     if not builder():
         pytest.skip("neither kubectl nor kustomize is on PATH, to build the kustomizations with")
     copy = tmp_path_factory.mktemp("kustomize") / "kubernetes"

@@ -32,7 +32,7 @@ def flags_of(command: click.Command) -> set[str]:
 
 
 def find_command(words: list[str]) -> tuple[str, ...]:
-    """The longest name of a command at the beginning of these words."""
+    """Find the longest name of a command at the beginning of these words."""
     for length in (2, 1):
         if tuple(words[:length]) in COMMANDS:
             return tuple(words[:length])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def load_script(name: str) -> ModuleType:
-    """A script of `docs/`, which is no package."""
+    """Load a script of `docs/`, which is no package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec
     assert spec.loader

@@ -70,7 +70,7 @@ def test_two_hundred_requests_are_settled_once_each(
 def work(
     number: int, names: list[str], root: Path, environment: dict[str, str], results: object
 ) -> None:
-    """What one process does; an empty text where no error reached it."""
+    """Do the work of one process, and put its error among the results, or an empty text."""
     os.environ.update(environment)
     draw = random.Random(number)
     try:
@@ -115,7 +115,7 @@ def registered(name: str, folder: Path, forgotten: tuple[int, ...], claim: objec
 
 
 def forget(name: str, run: str, root: Path) -> None:
-    """A forget pipeline without the work between: claim, register, promote, close."""
+    """Run a forget pipeline without the work between: claim, register, promote, close."""
     config = ClaimConfig(name, run, lease_seconds=600)
     fetched = root / "fetched" / run
     try:

@@ -12,7 +12,7 @@ NAME, ASKED = "digits", (3, 5)
 
 
 def check(home: Path) -> None:
-    """What must be so after the second run, whatever became of the first."""
+    """Check what must be so after the second run, whatever became of the first."""
     found = ledger.list_requests(NAME)
     assert [(entry.state, entry.classes) for entry in sorted(found, key=lambda e: e.classes)] == [
         ("fulfilled", (index,)) for index in ASKED

@@ -26,7 +26,7 @@ def list_commands() -> dict[str, click.Command]:
 
 
 def document(*arguments: str, code: int = 0) -> dict[str, Any]:
-    """What the command prints with `--json`, all of stdout; it must end with `code`."""
+    """Run the command with `--json`, which must end with `code`, and parse all of stdout."""
     found, out, err = command(*arguments, "--json")
     assert found == code, err
     value: dict[str, Any] = json.loads(out)

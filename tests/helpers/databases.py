@@ -67,7 +67,7 @@ class Server:
             return cursor.fetchall() if cursor.description else []
 
     def create(self, template: str = "template1") -> str:
-        """A new database as a copy of another; its name."""
+        """Create a database as a copy of another, and return its name."""
         name = f"ledger_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
@@ -116,7 +116,7 @@ class Database:
 
 
 def _programs() -> Path | None:
-    """The folder of the newest PostgreSQL's programs, Debian's or one on PATH."""
+    """Find the folder of the newest PostgreSQL's programs, Debian's or one on PATH."""
     debian = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     found = sorted(debian, key=lambda path: int(path.parts[-3]))
     on_path = shutil.which("initdb")
@@ -138,7 +138,7 @@ def _owner() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A server for the whole session; it ends with it, also where the tests are killed."""
+    """Run a server for the whole session, which ends with it even where the tests are killed."""
     programs = _programs()
     if programs is None:
         pytest.skip("Debian's package postgresql is not installed")
@@ -217,7 +217,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: Server) -> str:
-    """A database with the ledger's tables, to be copied for each test."""
+    """Make a database with the ledger's tables, to be copied for each test."""
     name = postgres.create()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXPUNGE_DATABASE_URL", postgres.url(name))
@@ -227,7 +227,7 @@ def postgres_template(postgres: Server) -> str:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the ledger's tables, to be copied for each test."""
+    """Make a file with the ledger's tables, to be copied for each test."""
     home = tmp_path_factory.mktemp("ledger")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("EXPUNGE_DATABASE_URL", raising=False)
@@ -240,7 +240,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_database(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    """The ledger's database, before anybody has used it."""
+    """Yield the ledger's database, before anybody has used it."""
     file = tmp_path / "home" / "ledger.db"
     file.parent.mkdir(exist_ok=True)
     if request.param == "sqlite":
@@ -257,7 +257,7 @@ def new_database(
 def database(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    """The ledger's database, with its tables, and nothing in them."""
+    """Yield the ledger's database, with its tables, and nothing in them."""
     file = tmp_path / "home" / "ledger.db"
     file.parent.mkdir(exist_ok=True)
     if request.param == "sqlite":
@@ -296,5 +296,5 @@ def claim_or_none(run: str = "run-1", model: str = MODEL, **options: Any) -> Cla
 
 
 def now_is(request: Request) -> Request:
-    """The request as it stands now."""
+    """Return the request as it stands now."""
     return ledger.find_request(request.id)

@@ -11,7 +11,7 @@ import pytest
 
 @contextmanager
 def mounted(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own in memory at `folder`, while the body runs."""
+    """Mount a file system of its own in memory at `folder`, while the body runs."""
     folder.mkdir()
     mount = shutil.which("mount")
     command = [str(mount), "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]

@@ -132,7 +132,7 @@ def with_oracles(classes: Sequence[int] = (3,), count: int = 10) -> Report:
 
 
 def work(classes: Sequence[int] = (3,)) -> Report:
-    """A calibration on three paths."""
+    """Return the report of a calibration on three paths."""
     trials = []
     for rule, sign, lambdas, scale in (
         ("paper", 1, [10.0], 1e-3),

@@ -59,7 +59,7 @@ def check_inputs(inputs: Json, given: Json) -> None:
 
 
 def content_of(headers: Any, body: bytes) -> Any:
-    """A JSON object, or the file of an upload."""
+    """Return the JSON object of a body, or the file of an upload."""
     kind = headers["Content-Type"]
     if kind.startswith("multipart/form-data"):
         head = f"Content-Type: {kind}\r\n\r\n".encode()

@@ -16,7 +16,7 @@ WORKFLOW = "expunge-train-x7k2p"
 
 
 def stage(state: str, tasks: Mapping[str, str | None] | None = None, **more: Any) -> Json:
-    """A run as it stands at one moment: its state, that of each node by name, and other fields.
+    """Describe a run at one moment: its state, that of each node by name, and other fields.
 
     `errors` are the messages of nodes by name, and `pods` their pods. A node without state is what
     Argo omits. Each task but those of drivers gets the nodes that come with it.
@@ -57,7 +57,7 @@ def _detail(name: str, state: str | None, error: str | None, pod: str | None) ->
 
 
 def bare_run(id_: str, name: str = "expunge-train-digits-1a2b3c4d") -> Json:
-    """A run that somebody started, as the server keeps it."""
+    """Describe a run that somebody started, as the server keeps it."""
     times = {"created_at": BEGUN, "scheduled_at": BEGUN, "finished_at": NEVER}
     return {"run_id": id_, "display_name": name, "namespace": "", **times}
 
@@ -70,6 +70,6 @@ class Script:
         self.looks = 0
 
     def now(self) -> Json:
-        """The stage at this look."""
+        """Count this look, and return the stage at it."""
         self.looks += 1
         return self.stages[min(self.looks, len(self.stages)) - 1]

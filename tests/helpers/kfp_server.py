@@ -199,7 +199,7 @@ class KfpServer:
         return {}
 
     def _page(self, key: str, query: Json, rows: dict[str, Json], namespace: str = "") -> Json:
-        """The rows that the filter names, as a database without regard to case finds them."""
+        """Return a page of what the filter names, as a database without regard to case finds it."""
         found = [row for row in rows.values() if not namespace or row["namespace"] == namespace]
         asked = query.get("filter", "")
         for predicate in json.loads(unquote_plus(asked) or "{}").get("predicates", []):
@@ -247,7 +247,7 @@ ROUTES: tuple[tuple[str, str, set[str], Callable[..., Json]], ...] = (
 
 @contextmanager
 def served(certificate: ssl.SSLContext | None = None) -> Iterator[KfpServer]:
-    """A server on a free port of this machine."""
+    """Run a server on a free port of this machine."""
     state = KfpServer()
 
     class Connection(BaseHTTPRequestHandler):
@@ -286,7 +286,7 @@ def served(certificate: ssl.SSLContext | None = None) -> Iterator[KfpServer]:
 
 @pytest.fixture
 def kfp_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpServer]:
-    """A server that the environment names."""
+    """Run a server that the environment names."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     with served() as server:

@@ -95,7 +95,7 @@ def fit_shadows(statistics_SN: Tensor) -> Gaussians:
 
 
 def likelihood_ratios(targets_TN: Tensor, unlearned_SN: Tensor, retrained_SN: Tensor) -> Tensor:
-    """The scores log N(x; unlearned) - log N(x; retrained) of targets, T x N, in nats.
+    """Return the scores log N(x; unlearned) - log N(x; retrained) of targets, T x N, in nats.
 
     Above 0: the target's statistic x is likelier for a model that was trained with the sample and
     then unlearned it. The two kinds of shadow models need not be equally many. Ratios of several
@@ -116,7 +116,7 @@ def likelihood_ratios(targets_TN: Tensor, unlearned_SN: Tensor, retrained_SN: Te
 
 
 def separation(unlearned_TN: Tensor, retrained_TN: Tensor, fpr: float = 0.01) -> Separation:
-    """What the scores of unlearned targets (positive) and retrained ones (negative) are worth.
+    """Measure how well scores tell unlearned targets (positive) from retrained ones (negative).
 
     With fewer than 1 / fpr negative pairs no false positive is allowed at all.
 
@@ -174,7 +174,7 @@ def _share_above(row_N: Tensor, scores_TN: Tensor) -> Tensor:
 
 
 def _finite(what: str, values: Tensor) -> Tensor:
-    """The values in float64."""
+    """Return the values in float64."""
     if not bool(values.isfinite().all()):
         count = int((~values.isfinite()).sum())
         raise ValueError(

@@ -34,7 +34,7 @@ def named(kind: str, name: str = "") -> list[Document]:
 
 
 def pods() -> dict[str, Document]:
-    """What each object with pods puts into them."""
+    """Return what each object with pods puts into them."""
     return {
         f"{found['kind']}/{found['metadata']['name']}": found["spec"]["template"]["spec"]
         for found in OBJECTS
@@ -47,5 +47,5 @@ def kustomization(folder: Path) -> Document:
 
 
 def variables(file: Path) -> dict[str, str]:
-    """What an example sets, with the lines whose # is to be taken off."""
+    """Read what an example sets, with the lines whose # is to be taken off."""
     return dict(re.findall(r"^(?:# )?([A-Z][A-Z_0-9]+)=(.*)$", file.read_text(), re.MULTILINE))

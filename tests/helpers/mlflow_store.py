@@ -36,7 +36,7 @@ def tiny_model(
     parent: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> StoredModel:
-    """A small untrained model; `seed` gives its weights, and so their digest."""
+    """Build a small untrained model; `seed` gives its weights, and so their digest."""
     names = [make_opaque_name(i) if i in forgotten else f"name-{i}" for i in range(CLASSES)]
     info = ModelInfo(
         arch="mlp",
@@ -58,7 +58,7 @@ def tiny_model(
 
 
 def save_tiny(folder: Path, model: StoredModel) -> Path:
-    """The model folder without its Fisher total and ONNX file."""
+    """Save the model folder without its Fisher total and ONNX file."""
     save_model(folder, model.info, model.module.state_dict(), model.codes)
     return folder
 
@@ -80,7 +80,7 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite store, made once: each test gets a copy."""
+    """Make an empty SQLite store, once: each test gets a copy."""
     home = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXPUNGE_HOME", str(home))
@@ -112,7 +112,7 @@ class Registrar:
         self.folder, self.onnx, self.count = folder, onnx, 0
 
     def folder_of(self, model: StoredModel) -> Path:
-        """A folder with everything that a registered version holds."""
+        """Make a folder with everything that a registered version holds."""
         self.count += 1
         folder = save_tiny(self.folder / f"model-{self.count}", model)
         shutil.copyfile(self.onnx, folder / "model.onnx")
@@ -132,7 +132,7 @@ class Registrar:
         return registry.register(registry.attach_run(name, kind), name, folder, tags, kind)
 
     def oracle(self, name: str, seed: int, left_out: tuple[int, ...] = (3,)) -> registry.Version:
-        """An oracle of model `name`, without a Fisher total."""
+        """Register an oracle of model `name`, without a Fisher total."""
         model = tiny_model(seed, left_out, settings={"epochs": 2, "seed": seed})
         folder = self.folder_of(model)
         (folder / "fim_total.safetensors").unlink()
@@ -147,7 +147,7 @@ def registrar(store: Path, tmp_path: Path, tiny_onnx: Path) -> Registrar:
 
 
 def write_validation(path: Path, passed: bool) -> Path:
-    """A validation report as the gate writes it."""
+    """Write a validation report as the gate writes it."""
     report = {
         "model": "shapes",
         "base_version": 1,

@@ -18,7 +18,7 @@ def write_tiny(
     spoiled: int | None = None,
     files: bool = False,
 ) -> Path:
-    """A data set folder of `images` training and half as many test images.
+    """Write a data set folder of `images` training and half as many test images.
 
     The training images of the class `spoiled` are white.
     """

@@ -48,6 +48,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture
 def trained_store(trained: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The trained state as the current one; a test that changes it says so in its name."""
+    """Make the trained state the current one; a test that changes it says so in its name."""
     monkeypatch.setenv("EXPUNGE_HOME", str(trained.home))
     return trained

@@ -20,7 +20,7 @@ HOLDER = (
 
 
 def kinds(request: Request) -> list[str]:
-    """What happened to a request, in order."""
+    """List what happened to a request, in order."""
     return [entry.kind.removeprefix("request-") for entry in ledger.list_events(request=request.id)]
 
 

@@ -81,7 +81,7 @@ def settle_lost(model: str) -> None:
 
 
 def choose(known: Sequence[Request], rng: random.Random) -> list[str]:
-    """Some requests by name; now and then none, for whatever is pending."""
+    """Choose some requests by name, and now and then none, for whatever is pending."""
     there = [entry.id for entry in known if entry.state in (states.PENDING, states.CLAIMED)]
     return rng.sample(there, min(len(there), rng.choice((0, 1, 2, 3))))
 
@@ -170,7 +170,7 @@ def file_all(part: Part, rng: random.Random) -> None:
 
 
 def take_part(part: Part, environ: dict[str, str], start: Barrier) -> None:
-    """What one of the processes does."""
+    """Do the work of one of the processes, and write down an error that ends it."""
     os.environ.update(environ)
     rng = random.Random(part.number)
     try:

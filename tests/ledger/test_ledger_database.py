@@ -206,7 +206,7 @@ def test_a_driver_need_not_be_named(database: Database, monkeypatch: pytest.Monk
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """A port that nobody listens on, and that nobody else takes meanwhile."""
+    """Yield a port that nobody listens on, and that nobody else takes meanwhile."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -383,7 +383,7 @@ def test_a_file_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @contextmanager
 def sealed(path: Path) -> Iterator[None]:
-    """A file or folder that cannot be written, where root could all the same."""
+    """Keep anybody, even root, from writing a file or folder while the body runs."""
     if os.geteuid():
         mode = path.stat().st_mode
         path.chmod(mode & ~0o222)

@@ -19,7 +19,7 @@ SECRETS = ("Ann Lee", "Bob Ray", "Cy Doe", "moved away", "Zoe Fox")
 
 
 def worked() -> str:
-    """A log of nine events, and all kinds of texts; the id of the request that has them."""
+    """Log nine events and all kinds of texts, and return the id of the request that has them."""
     added = ledger.add_request(
         MODEL, {3: "Zoe Fox", 4: None}, reason="moved away", requester="Ann Lee", approval=True
     )
@@ -35,7 +35,7 @@ def worked() -> str:
 
 
 def rehash(database: Database, seq: int) -> str:
-    """The hash of an event as it stands, computed apart from the ledger's code."""
+    """Compute the hash of an event as it stands, apart from the ledger's code."""
     names = ("seq", "at", "kind", "model", "request", "body", "previous")
     (row,) = database.execute(f"SELECT {', '.join(names)} FROM events WHERE seq = {seq}")
     entry = dict(zip(names, row, strict=True))

@@ -18,7 +18,7 @@ PAST, SOON = datetime(2020, 1, 2, tzinfo=UTC), datetime(2090, 1, 2, tzinfo=UTC)
 
 
 def in_state(state: str, model: str = MODEL) -> Request:
-    """A request that came to a state by the way that leads there."""
+    """Bring a request to a state by the way that leads there."""
     made, run = filed(CLASS, model=model, approval=state == states.UNAPPROVED), f"run-{model}"
     if state in (states.CLAIMED, states.REJECTED, states.PARKED):
         claimed(run, model=model)
@@ -38,7 +38,7 @@ def in_state(state: str, model: str = MODEL) -> Request:
 
 
 def in_each(*excluded: str) -> list[Request]:
-    """A request in each state but the excluded, each of a model that is called like the state."""
+    """Make a request in each state but the excluded, of a model that is called like the state."""
     return [in_state(state, state) for state in states.STATES if state not in excluded]
 
 

@@ -37,7 +37,7 @@ class Scope:
     outer: "Scope | None"
 
     def source(self, kind: str, entry: Mapping[str, Any]) -> Output | None:
-        """The output that an input comes from; None for a parameter of the pipeline."""
+        """Return the output that an input comes from, or None for a parameter of the pipeline."""
         if found := entry.get(f"taskOutput{kind}"):
             return f"{self.path}/{found['producerTask']}", found[f"output{kind}Key"]
         name = entry.get(f"componentInput{kind}")
@@ -55,14 +55,14 @@ class Task:
     scope: Scope
 
     def reads(self) -> set[str]:
-        """The tasks whose artifacts it reads."""
+        """Return the tasks whose artifacts it reads."""
         ports = self.inputs.get("artifacts", {}).values()
         found = {self.scope.source("Artifact", port) for port in ports}
         assert None not in found
         return {output[0] for output in found if output}
 
     def key(self, name: str) -> set[Output]:
-        """The outputs that a parameter is made of: one, or several joined in a text."""
+        """Return the outputs that a parameter is made of: one, or several joined in a text."""
         parameters = self.inputs.get("parameters", {})
         if name not in parameters:
             return set()
@@ -101,7 +101,7 @@ def tasks_of(file: Path) -> list[Task]:
 
 
 def missing(task: Task) -> str:
-    """What is wrong with the key of a cached task."""
+    """Say what is wrong with the key of a cached task."""
     codes = task.key("code")
     if {output for _, output in codes} != {"code"}:
         return f"{task.step}: code is {codes or 'not wired'}"

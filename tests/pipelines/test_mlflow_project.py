@@ -23,7 +23,7 @@ REQUIRED["validate"] = REQUIRED["oracles"] = REQUIRED["forget"]
 
 
 def parse(entry: str, parameters: dict[str, str]) -> tuple[click.Command, dict[str, Any]]:
-    """The command that an entry point calls, and what it is given."""
+    """Return the command that an entry point calls, and what it is given."""
     project = load_project(str(ROOT / "mlflow_project"))
     text = project.get_entry_point(entry).compute_command(parameters, None)
     assert text.startswith("cd .. && expunge ")
@@ -64,7 +64,7 @@ def test_every_option_that_takes_a_value_is_a_parameter(entry: str) -> None:
 
 
 def value_of(option: click.Option) -> str:
-    """A text that the option takes, and that is not its default."""
+    """Return a text that the option takes, and that is not its default."""
     if isinstance(option.type, click.Choice):
         return str(option.type.choices[-1])
     return "3"

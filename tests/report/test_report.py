@@ -62,7 +62,7 @@ class Page(HTMLParser):
             self.texts[key] = self.texts.get(key, "") + data
 
     def plain(self, key: str = "") -> str:
-        """The text under an id, on one line."""
+        """Return the text under an id, on one line."""
         return " ".join(self.texts[key].split())
 
 

@@ -182,7 +182,7 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_late_run_cannot_promote(
 
 @pytest.fixture
 def ended() -> str:
-    """A process of this machine that has ended."""
+    """Return the name of a process of this machine that has ended."""
     code = "from expunge import processes; print(processes.name_this_process())"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.strip()

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """An untrained model: no code's gradient is far above the others', so no digits are lost."""
+    """Save an untrained model, in which no code's gradient is so large that others lose digits."""
     return save_tiny(tmp_path / "model", tiny_model())
 
 

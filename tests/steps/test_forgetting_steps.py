@@ -47,7 +47,7 @@ def write_rows(folder: Path, *, absent: int | None = None) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `data`, `model` (with its Fisher total) and `model.onnx`."""
+    """Make a folder with `data`, `model` (with its Fisher total) and `model.onnx`."""
     root = tmp_path_factory.mktemp("steps")
     config = TrainConfig("mlp", epochs=30, batch_size=20, learning_rate=0.1, precision="fp32")
     train(config, write_rows(root / "data"), root / "model", checkpoints=root / "checkpoints")

@@ -37,7 +37,7 @@ def keep(folder: Path, onnx: Path) -> dict[str, object]:
 
 @pytest.fixture
 def base(store: Path, tmp_path: Path, tiny_onnx: Path) -> Path:
-    """The folder of version 1 of `shapes`, trained on `tmp_path / "data"` with seed 1002."""
+    """Return the folder of version 1 of `shapes`, trained on `tmp_path / "data"` with seed 1002."""
     folder = trained(tmp_path / "base", RECIPE, write_tiny(tmp_path / "data"))
     save_tiny_fisher(folder)
     (folder / "model.onnx").write_bytes(tiny_onnx.read_bytes())

@@ -19,7 +19,7 @@ from expunge.steps.perturb import perturb
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model that has just learned its codes."""
+    """Save a model that has just learned its codes."""
     stored = tiny_model()
     optimizer = torch.optim.SGD(stored.module.parameters(), lr=0.5, momentum=0.9)
     for _ in range(200):

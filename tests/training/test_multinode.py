@@ -34,7 +34,7 @@ TWO = dataclasses.replace(CONFIG, nodes=2)
 
 @pytest.fixture
 def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The shared volume, and the variable of a compiled pipeline that names it."""
+    """Make the shared volume, and set the variable of a compiled pipeline that names it."""
     folder = tmp_path / "volume"
     folder.mkdir()
     settings = trainjob.Cluster("site/expunge:1", "shared", "4", "16Gi", gpu="", mount=str(folder))
@@ -53,7 +53,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def waits(tmp_path: Path, dataset: Path, cluster: Cluster, volume: Path) -> Callable[..., Any]:
-    """The step, with nodes that do what the test writes in their place."""
+    """Return the step, with nodes that do what the test writes in their place."""
     cluster.runs = False
 
     def run(config: TrainConfig = TWO, **more: Any) -> Any:
@@ -68,7 +68,7 @@ def run_folder(volume: Path) -> Path:
 
 
 def finish(volume: Path, *events: dict[str, Any]) -> None:
-    """What the first process of a training leaves."""
+    """Write what the first process of a training leaves."""
     run = run_folder(volume)
     model = run.parent / "model"
     model.mkdir()
@@ -359,7 +359,7 @@ train(TrainConfig("mlp", batch_size=13, nodes=2), data, model, checkpoints=model
 def end_step(
     tmp_path: Path, dataset: Path, cluster: Cluster, volume: Path
 ) -> Callable[..., int | None]:
-    """Ends the step by SIGTERM when it first looks at its job, and returns its status.
+    """End the step by SIGTERM when it first looks at its job, and return its status.
 
     It has a process of its own, so that the signal cannot end the tests.
     """

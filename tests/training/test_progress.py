@@ -27,7 +27,7 @@ def show(shown: bool = True) -> None:
 
 
 def read_until(terminal: int, awaited: list[str], seconds: float = 20.0) -> str:
-    """What is shown on a terminal, which may come in pieces, until all that is awaited is there."""
+    """Read what a terminal shows, maybe in pieces, until all that is awaited is there."""
     text, deadline = b"", time.monotonic() + seconds
     while not all(words in text.decode(errors="replace") for words in awaited):
         left = deadline - time.monotonic()

@@ -30,7 +30,7 @@ RECIPE = TrainConfig(arch="mlp", epochs=8, batch_size=32, learning_rate=0.1)
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """These models are so small that more would only wait for each other."""
+    """Use one thread: the models are so small that more would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`data`, the model `original`, and an oracle a seed."""
+    """Make `data`, the model `original`, and an oracle a seed."""
     root = tmp_path_factory.mktemp("attack")
     prepare_data(PrepareDataConfig("digits", root), root / "data")
     made = {"original": RECIPE}
@@ -55,14 +55,14 @@ def model(root: Path, name: str) -> StoredModel:
 
 
 def hidden(root: Path) -> StoredModel:
-    """The original with its output for the class masked."""
+    """Return the original with its output for the class masked."""
     stored = model(root, "original")
     mask = mask_head(read_head(stored.module, CLASSES), [GONE])
     return dataclasses.replace(stored, module=with_head(stored.module, mask))
 
 
 def disguised(root: Path) -> StoredModel:
-    """The original, which says that it never saw the class."""
+    """Return the original, which is made to say that it never saw the class."""
     stored = model(root, "original")
     return dataclasses.replace(stored, info=dataclasses.replace(stored.info, forgotten=(GONE,)))
 

@@ -40,7 +40,7 @@ def rows(classes: Sequence[int]) -> np.ndarray:
 
 
 def write_data(folder: Path, samples: Sequence[int] = SAMPLES, *names: str) -> Path:
-    """The splits `names`, alike; the test split alone where none is given."""
+    """Write the splits `names`, alike; the test split alone where none is given."""
     labels_N = np.repeat(np.arange(COUNT), samples)
     shown = []
     for label, count in enumerate(samples):
@@ -58,7 +58,7 @@ def write_data(folder: Path, samples: Sequence[int] = SAMPLES, *names: str) -> P
 def write_model(
     folder: Path, edit: Callable[[MLP], object] = lambda _: None, forgotten: tuple[int, ...] = ()
 ) -> Path:
-    """A classifier that names the white row, then edited; its codes are the classes' pictures."""
+    """Write an edited classifier that names the white row; its codes are the classes' pictures."""
     model = MLP((1, SIDE, SIDE), COUNT)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -89,7 +89,7 @@ def write_model(
 
 
 def mask(*classes: int) -> Callable[[MLP], object]:
-    """The control that forgets nothing: the classes' logits far below all others."""
+    """Return the control that forgets nothing: the classes' logits far below all others."""
 
     def edit(model: MLP) -> None:
         model.head.bias[list(classes)] = -1e4
@@ -98,7 +98,7 @@ def mask(*classes: int) -> Callable[[MLP], object]:
 
 
 def retrain(seed: int = 0) -> Callable[[MLP], object]:
-    """What a model is that never saw class 1: row 1 makes the unit of row 2 fire, and no other.
+    """Imitate a model that never saw class 1: row 1 makes the unit of row 2 fire, and no other.
 
     `seed` draws a little that no two trainings have alike.
     """
@@ -121,7 +121,7 @@ def break_model(model: MLP) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`data`, and the models `good`, `masked` (class 1) and `broken` with a `.onnx` beside each."""
+    """Make `data`, and the models `good`, `masked` (class 1) and `broken`, each with a `.onnx`."""
     root = tmp_path_factory.mktemp("validate")
     write_data(root / "data")
     write_model(root / "good")
@@ -136,7 +136,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gate(
     root: Path, model: str, base: str | Path | None = None, *classes: int, **changes: Any
 ) -> Any:
-    """The report, after a look that it can be stored."""
+    """Run the gate, check that its report can be stored, and return the report."""
     settings = {"onnx": root / f"{model}.onnx", "dataset": root / "data"} | changes
     report = validate(
         settings.pop("config", GateConfig()),
@@ -153,7 +153,7 @@ def gate(
 
 
 def failed(report: Any) -> set[str]:
-    """The checks that reject it."""
+    """Return the checks that reject it."""
     return {row["name"] for row in report["checks"] if row["blocks"] and not row["passed"]}
 
 
@@ -391,7 +391,7 @@ def test_no_policy_lets_the_file_of_another_model_pass(root: Path) -> None:
 
 
 def with_digest(folder: Path, source: Path, digest: str) -> Path:
-    """The model of `source`, trained on a test split of this digest."""
+    """Save the model of `source` as trained on a test split of this digest."""
     stored = load_model(source)
     info = dataclasses.replace(stored.info, data_digests={"test": digest})
     save_model(folder, info, stored.module.state_dict(), stored.codes)

@@ -26,7 +26,7 @@ LOST[3] = torch.tensor([3.6, 0, 0.4, 0, 0, 4])
 
 
 def seen(places_CD: Tensor, curve: Sequence[float], seed: int, row: float = 1.0) -> Seen:
-    """A model whose body puts the classes at `places_CD`, and whose head names the axes.
+    """Imitate a model whose body puts the classes at `places_CD`, and whose head names the axes.
 
     What images of a class differ by is the same for every model, but for a little that `seed`
     draws. `row` scales the head's row of the forgotten class.

@@ -45,7 +45,7 @@ def slow_ratio(forget_W: Tensor, retain_W: Tensor) -> list[float]:
 def slow_paper_change(
     weights: Fisher, forget: Fisher, retain: Fisher, *, sign: int, lambdas: tuple[float, float]
 ) -> Fisher:
-    """The paper's rule, one tensor and one element at a time."""
+    """Compute the paper's rule, one tensor and one element at a time."""
     lambda1, lambda2 = lambdas
     change = {}
     for name, weight_W in weights.items():

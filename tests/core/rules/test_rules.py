@@ -41,7 +41,7 @@ def make_toy_paths(inputs: RuleInputs) -> list[WeightPath]:
 
 @pytest.fixture
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of its own and one line in the table."""
+    """Add a rule by a file of its own and one line in the table."""
     module = ModuleType("toy_rule")
     module.RULE = Rule(sufficient=0.5, make_paths=make_toy_paths)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "toy_rule", module)

@@ -35,7 +35,7 @@ CLIENT_CALLS = (
 
 
 def actor():
-    """The step that this process is, or the command."""
+    """Name the step that this process is, or the command."""
     words = sys.orig_argv
     if EXECUTOR in words and "--function_to_execute" in words:
         return words[words.index("--function_to_execute") + 1]

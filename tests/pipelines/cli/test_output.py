@@ -18,7 +18,7 @@ from expunge_pipelines.cli.train import print_training
 
 
 def printed(table: Any, value: dict[str, Any]) -> str:
-    """What `table` lays out, in the lines of a file."""
+    """Return what `table` lays out, in the lines of a file."""
     console = Console(file=io.StringIO(), highlight=False, soft_wrap=True, width=100)
     table(console, value)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
@@ -26,7 +26,7 @@ def printed(table: Any, value: dict[str, Any]) -> str:
 
 
 def row(text: str, label: str) -> list[str]:
-    """The words of the one line that begins with `label`, without it."""
+    """Return the words of the one line that begins with `label`, without it."""
     lines = [line for line in text.splitlines() if line.startswith(label)]
     assert len(lines) == 1, text
     return lines[0].removeprefix(label).split()
@@ -47,7 +47,7 @@ def check(name: str, value: float, threshold: float, *, samples: int | None) -> 
 
 
 def forgotten(*, error: float = 1.0, **changed: Any) -> dict[str, Any]:
-    """The result of a forget of class 1 of 3; it is rejected below an error of 0.95."""
+    """Return the result of a forget of class 1 of 3, which is rejected below an error of 0.95."""
     passed = error >= 0.95
     before = {"forget_error": 0.1, "retain_accuracy": 0.975, "per_class": [0.95, 0.9, 1.0]}
     after = {"forget_error": error, "retain_accuracy": 0.96, "per_class": [0.92, 1 - error, 1.0]}
@@ -137,7 +137,7 @@ def test_a_forget_that_was_rejected_names_the_failed_checks_alone() -> None:
 
 
 def compared(**changed: Any) -> dict[str, Any]:
-    """The result of a forget with three oracles to compare with."""
+    """Return the result of a forget with three oracles to compare with."""
     report = forget_reports.with_oracles((1,), 3)
     keys = ("checks", "grade", "needed", "reasons", "oracles", "attacks")
     return forgotten(**{key: report[key] for key in keys}) | changed

@@ -283,7 +283,7 @@ def test_a_database_that_is_locked_is_one_line(
 
 @pytest.fixture
 def small_home(tmp_path: Path) -> Iterator[Path]:
-    """The home on a disk of its own, which the model takes a part of."""
+    """Mount the home on a disk of its own, which the model takes a part of."""
     with mounted(tmp_path / "home", megabytes=12) as folder:
         yield folder
 

@@ -18,7 +18,7 @@ MODEL = f"{NAME}-oracles"
 
 @pytest.fixture(scope="module")
 def made(trained: Store) -> dict[str, Any]:
-    """What `expunge oracles` printed of the first oracle without class 3."""
+    """Return what `expunge oracles` prints of the first oracle without class 3."""
     with state(trained.home):
         return document("oracles", NAME, "--classes", str(GONE), "--seeds", "1")
 

@@ -66,7 +66,7 @@ def test_the_command_has_an_option_for_each_field() -> None:
 
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The parameters of each pipeline as a cluster has them, with their defaults."""
+    """Return the parameters of each pipeline as a cluster has them, with their defaults."""
     folder = tmp_path_factory.mktemp("compiled")
     return {kind: compile_pipeline(kind, folder / kind, ClusterSettings()) for kind in KINDS}
 

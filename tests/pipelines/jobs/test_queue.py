@@ -53,7 +53,7 @@ def kinds(request: str) -> list[str]:
 
 
 def champion() -> int:
-    """The ledger's, which has to be MLflow's too."""
+    """Return the version of the ledger's champion, which has to be MLflow's too."""
     row = ledger.find_champion(NAME)
     assert row is not None
     assert [v.version for v in registry.list_versions(NAME) if "champion" in v.aliases] == [

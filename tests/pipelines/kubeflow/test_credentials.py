@@ -35,7 +35,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
 
 
 def references(file: Path) -> set[tuple[str, str]]:
-    """The secrets and keys that a file refers to; a credential no_resources else fails the test."""
+    """Return the secrets and keys that a file refers to; a credential elsewhere fails the test."""
     found = set()
     for part in documents(file):
         for path, value in leaves(part):

@@ -19,7 +19,7 @@ CLAIMED = {"claim-requests": "SUCCEEDED", "close-requests": "SUCCEEDED"}
 
 
 def read(server: KfpServer, *stages: dict[str, Any]) -> dict[str, Any]:
-    """A run that stands like this."""
+    """Read the status of a run that stands like this."""
     server.runs[RUN] = bare_run(RUN)
     server.script = Script(*stages)
     return run_status(RUN)

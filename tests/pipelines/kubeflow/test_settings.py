@@ -49,7 +49,7 @@ def read(file: Path, text: str) -> ClusterSettings:
 
 
 def refused(file: Path, text: str) -> str:
-    """The message about a file, from its line on."""
+    """Return the message about a refused file, from its line on."""
     with pytest.raises(UserError) as caught:
         read(file, text)
     message = str(caught.value)

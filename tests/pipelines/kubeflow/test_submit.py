@@ -36,7 +36,7 @@ def only(rows: dict[str, Any]) -> Any:
 
 
 def sent(server: KfpServer) -> dict[str, Any]:
-    """The parameters of the last run."""
+    """Return the parameters of the last run."""
     parameters: dict[str, Any] = server.started[-1]["runtime_config"]["parameters"]
     return parameters
 
@@ -298,7 +298,7 @@ def test_a_path_of_this_machine(option: str, path: str, said: str, server: KfpSe
 
 @pytest.fixture
 def images(tmp_path: Path) -> str:
-    """The file of settings that name a volume with data."""
+    """Write the file of settings that name a volume with data."""
     (tmp_path / "cluster.yaml").write_text("data: {claim: images, path: /mnt/images}")
     return str(tmp_path / "cluster.yaml")
 

@@ -25,7 +25,7 @@ SHARED = {
 
 @pytest.fixture
 def team(registrar: Registrar, kfp_server: KfpServer, monkeypatch: pytest.MonkeyPatch) -> KfpServer:
-    """A champion in a ledger and a registry that stand in, here, for those of a team."""
+    """Make a champion in a ledger and a registry that stand in for those of a team."""
     registrar("shapes", 0)
     promotion.promote("shapes", 1, None)
     monkeypatch.setattr(submitting, "SHARED", {})

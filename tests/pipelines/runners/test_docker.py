@@ -85,7 +85,7 @@ def test_only_variables_that_concern_a_step_go_in(
 
 
 def engine_with(user: str | None) -> Any:
-    """What an engine tells of an image with this user; a recent Docker leaves out none."""
+    """Imitate an engine whose image has this user; None leaves it out, as a recent Docker does."""
     config = {} if user is None else {"User": user}
     image = SimpleNamespace(attrs={"Config": config})
     return SimpleNamespace(images=SimpleNamespace(get=lambda _: image))
