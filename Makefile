@@ -39,7 +39,7 @@ test-faults: install
 images:
 	docker/images.sh
 
-# Every step in a container, on Docker or Podman; README has what it takes.
+# Every step in a container, on Docker or Podman; docs/guides/containers.md has what it takes.
 test-containers: install images
 	VENV=$(VENV) docker/test.sh
 
@@ -59,4 +59,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .expunge .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .expunge build/docs .mypy_cache .pytest_cache .ruff_cache

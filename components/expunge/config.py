@@ -79,13 +79,13 @@ class TrainConfig(JsonSettings):
 
     title: ClassVar[str] = "recipe"
 
-    arch: str = field(metadata=describe("mlp, resnet20, resnet18-cifar or torchvision's."))
+    arch: str = field(metadata=describe("mlp, resnet20, resnet18-cifar, or a torchvision name."))
     epochs: int = field(
         default=20, metadata=describe("Passes over the training images.", low=1, high=100_000)
     )
     batch_size: int = field(
         default=128,
-        metadata=describe("Images of a step, over all processes together.", low=1, high=1_000_000),
+        metadata=describe("Images in a step, over all processes together.", low=1, high=1_000_000),
     )
     learning_rate: float = field(
         default=0.01, metadata=describe("Learning rate at the start.", option="lr")
@@ -99,7 +99,12 @@ class TrainConfig(JsonSettings):
     schedule: str = field(
         default="cosine", metadata=describe("How the learning rate falls.", choices=SCHEDULES)
     )
-    t_mix: float = field(default=0.1, metadata=describe("Share of codes.", low=0, high=1))
+    t_mix: float = field(
+        default=0.1,
+        metadata=describe(
+            "Probability that an image is replaced by its class's code.", low=0, high=1
+        ),
+    )
     seed: int = field(
         default=0,
         metadata=describe("Seed of the weights, the codes and the order.", low=0, high=2**63 - 1),

@@ -183,8 +183,8 @@ def test_suppressed_is_about_the_outputs_alone() -> None:
     assert read.plain("grade") == read.plain("needed") == "suppressed"
     assert read.plain("outcome") == "✓ passed"
     assert read.plain("meaning") == (
-        "The outputs make the error on class 3 that is asked for. It was not shown that the layers "
-        "before the last have let go."
+        "The outputs get class 3 wrong at least as often as is asked for. It was not shown that "
+        "the layers before the last have let go."
     )
     assert "The error on class 3 is at least 99.7 %, on 980 test images" in read.plain("shown")
     assert "Nothing was compared with retrained models." in read.plain("not-shown")

@@ -137,8 +137,8 @@ def explain_grade(report: ValidationReport) -> str:
         )
     if report.grade == "suppressed":
         return (
-            f"The outputs make the error on {which} that is asked for. It was not shown that the "
-            "layers before the last have let go."
+            f"The outputs get {which} wrong at least as often as is asked for. It was not shown "
+            "that the layers before the last have let go."
         )
     if report.grade == "forgotten":
         return (

@@ -33,8 +33,16 @@ from expunge_pipelines.cli.verdict_tables import (
 @click.argument("name")
 @click.option("--classes", "class_texts", required=True, help="Classes to forget: 3,5 or names.")
 @rule_option
-@click.option("--lambda1", type=float, help="With --rule paper.  [default: chosen on the codes]")
-@click.option("--lambda2", type=float, help="With --rule paper.  [default: chosen on the codes]")
+@click.option(
+    "--lambda1",
+    type=float,
+    help="The paper's lambda1, with --rule paper.  [default: chosen on the codes]",
+)
+@click.option(
+    "--lambda2",
+    type=float,
+    help="The paper's lambda2, with --rule paper.  [default: chosen on the codes]",
+)
 @click.option(
     "--base-version", type=int, help="The version to start from.  [default: the champion]"
 )

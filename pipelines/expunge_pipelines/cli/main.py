@@ -61,6 +61,9 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Train an image classifier so that it can forget a class, and forget it in one shot.
 
+    The gate is a table of checks. A version that passes it becomes champion, the one that serves.
+    The ledger is the database of requests, champions and events.
+
     EXPUNGE_HOME is the folder of all state, .expunge by default. MLFLOW_TRACKING_URI names a shared
     MLflow server, if there is one.
 

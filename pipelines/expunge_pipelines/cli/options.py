@@ -179,7 +179,10 @@ _TRAINING = (
     click.option("--image-size", default=0, show_default=True, help="Resize; 0 keeps the size."),
     click.option("--without", default="", help="Classes to leave out: 3,5 or names."),
     click.option(
-        "--chance-factor", default=3.0, show_default=True, help="Test accuracy over chance."
+        "--chance-factor",
+        default=3.0,
+        show_default=True,
+        help="Test accuracy that the gate asks for, over chance.",
     ),
 )
 

@@ -46,7 +46,7 @@ def oracles(
 ) -> None:
     """Retrain model NAME from scratch, without classes.
 
-    A forget of these classes is then compared with the retrained models.
+    The retrained models are oracles: a forget of these classes is then compared with them.
     """
     from expunge_pipelines.jobs.oracles import make_oracles
 

@@ -26,7 +26,9 @@ def request() -> None:
 @click.option(
     "--reason", required=True, help="Why. It is stored beside the event log and can be erased."
 )
-@click.option("--due", default="", metavar="DAY", help="The last day.  [default: in 30 days]")
+@click.option(
+    "--due", default="", metavar="DAY", help="Due date, such as 2027-01-31.  [default: in 30 days]"
+)
 @by_option
 @policy_option
 @json_option
@@ -52,8 +54,8 @@ def add(
 
 @request.command("list")
 @click.argument("name", required=False)
-@click.option("--state", multiple=True, type=click.Choice(STATES), help="Only in this state.")
-@click.option("--overdue", is_flag=True, help="Only past their due date.")
+@click.option("--state", multiple=True, type=click.Choice(STATES), help="Only those in this state.")
+@click.option("--overdue", is_flag=True, help="Only those past their due date.")
 @json_option
 def list_command(name: str | None, state: tuple[str, ...], overdue: bool, as_json: bool) -> None:
     """List the requests of all models, or of NAME, the first due first."""
@@ -68,7 +70,8 @@ def list_command(name: str | None, state: tuple[str, ...], overdue: bool, as_jso
 def show(request_id: str, as_json: bool) -> None:
     """Show a request and its events.
 
-    It also lists what is left that remembers the classes."""
+    It also lists what still remembers the classes.
+    """
     from expunge_pipelines.jobs.requests import show_request
 
     print_result(show_request(request_id), as_json, _print_details)
@@ -186,7 +189,7 @@ def _print_details(console: Console, value: Result) -> None:
             f"  {event['seq']:6} {event['at'][:19]}  {event['kind']:20} {event['hash'][:12]}"
         )
     if value["remembered_by"]:
-        console.print("What is left and remembers one of these classes")
+        console.print("What still remembers one of these classes")
         for entry in value["remembered_by"]:
             console.print(f"  {entry['kind']:10} {entry['address']}", markup=False)
 

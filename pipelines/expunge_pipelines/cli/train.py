@@ -38,7 +38,8 @@ def train_command(
 ) -> int:
     """Train a new version of model NAME.
 
-    It learns a mnemonic code for each class, and it becomes champion if the gate passes.
+    It learns a mnemonic code for each class: a random image that later stands for the class. It
+    becomes champion if the gate passes.
     """
     gate = GateConfig(chance_factor=chance_factor)  # before the imports: a mistake is said at once
     from expunge_pipelines.jobs.train import train

@@ -41,7 +41,7 @@ def train_parameters(
 def forget_parameters(
     rule: str, policy: Policy, *, lambdas: Sequence[float] = ()
 ) -> dict[str, Any]:
-    """Return what a rule and a policy are to the forget pipeline."""
+    """Return what the forget pipeline takes of a rule and a policy."""
     gate = policy.gate
     if set(gate.block) == set(BASE_CHECKS):
         # In the default's order, for a schedule to find that it is the default.

@@ -29,6 +29,9 @@ ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
 # recorded, and nothing was registered.
 PROMOTED, REJECTED, NOTHING_TO_DO, DONE = "promoted", "rejected", "nothing to do", "done"
 BROKEN, CANCELLED, UNKNOWN = "failed", "cancelled", "unknown"
+# The task that records what the gate said. A schedule that was made before the task had its name
+# is pinned to a pipeline that calls it `record`.
+RECORDING = ("log-run", "record")
 
 ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]*")
 DRIVER = "-driver"
@@ -148,7 +151,7 @@ def _judge_outcome(kfp_run: Any, state: str, tasks: Iterable[Mapping[str, Any]])
     if not states or any(state not in ENDED for state in states.values()):
         return UNKNOWN  # what the server has of the tasks is older than what it has of the run
     if states.get("validate") == SUCCEEDED:
-        over = states.get("log-run") == SUCCEEDED and states.get("register") != SUCCEEDED
+        over = SUCCEEDED in map(states.get, RECORDING) and states.get("register") != SUCCEEDED
         return REJECTED if over else UNKNOWN
     return NOTHING_TO_DO if states.get("claim-requests") == SUCCEEDED else DONE
 

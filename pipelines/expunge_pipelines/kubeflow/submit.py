@@ -92,7 +92,9 @@ def submit_forget(
     version = ensure_version(client, "forget", parameters, settings)[0]
     asked = []
     if classes:  # when nothing but the run itself can go wrong any more
-        asked = _filed(name, classes, policy, reason or "expunge submit forget", by)
+        asked = _file_requests(
+            name, classes, policy, reason=reason or "expunge submit forget", by=by
+        )
         parameters["requests"] = asked
     try:
         started = _start(
@@ -231,10 +233,12 @@ def _check_shared() -> None:
             )
 
 
-def _filed(name: str, classes: Sequence[str], policy: Policy, reason: str, by: str) -> list[str]:
+def _file_requests(
+    name: str, class_texts: Sequence[str], policy: Policy, *, reason: str, by: str
+) -> list[str]:
     """Return the ids of the requests for exactly these classes; file what is missing."""
     from expunge_pipelines.jobs.requests import file_missing_requests, select_classes
 
-    selection = select_classes(name, classes)
+    selection = select_classes(name, class_texts)
     added = file_missing_requests(selection, reason=reason, by=by, approval=policy.approval)
     return [request.id for request in added.requests]

@@ -86,9 +86,8 @@ RESOURCES: Mapping[str, Resources] = {
     "perturb": Resources("2", "8Gi", gpus=1, cached=True),
     "export-onnx": Resources("2", "8Gi", cached=True),
     "validate": Resources("2", "8Gi", gpus=1, shared_memory="2Gi", cached=True, ledger=False),
-    "render-report": Resources(
-        "1", "2Gi", ledger=False
-    ),  # takes seconds, and what it reads holds times
+    # Not cached: it takes seconds, and what it reads holds times.
+    "render-report": Resources("1", "2Gi", ledger=False),
     "log-run": Resources("1", "2Gi", mlflow=True, s3=True),
     "register": Resources("1", "4Gi", mlflow=True, s3=True),
     "promote": Resources("1", "2Gi", mlflow=True, s3=True),

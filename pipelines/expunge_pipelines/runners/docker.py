@@ -1,8 +1,8 @@
 """Each step of a pipeline in a container of its own, on Docker or on Podman's service.
 
-kfp's runner for Docker looks for an image by a name that Podman has not, removes a container before
-its exit code is read, and then takes a killed one for a success: its function that runs a container
-is replaced here for as long as a pipeline runs.
+kfp's runner for Docker looks for an image by a name that Podman does not have. It removes a
+container before its exit code is read, and then takes a killed one for a success. So its function
+that runs a container is replaced here for as long as a pipeline runs.
 """
 
 import os

@@ -41,6 +41,8 @@ def states(found: dict[str, Any]) -> dict[str, str]:
         ("SUCCEEDED", {**TRAINED, "condition-1": "SKIPPED"}, "rejected"),
         ("SUCCEEDED", {**TRAINED, "promote": "SKIPPED"}, "rejected"),
         ("SUCCEEDED", {**TRAINED, "promote": None}, "rejected"),
+        # of a schedule that is pinned to a pipeline of before
+        ("SUCCEEDED", {**VALIDATED, "record": "SUCCEEDED"}, "rejected"),
         ("SUCCEEDED", {**CLAIMED, "condition-2": "SKIPPED"}, "nothing to do"),
         ("SUCCEEDED", {**CLAIMED, "validate": "SKIPPED"}, "nothing to do"),
         ("SUCCEEDED", {"prepare-data": "SUCCEEDED", "keep-oracle": "SUCCEEDED"}, "done"),
