@@ -154,7 +154,7 @@ def _map_versions(name: str) -> dict[int, Version]:
 
 
 def _adopt_champion(name: str) -> Champion | None:
-    """Return the ledger's row; where there is none, make it of what MLflow says, if that may be."""
+    """Return the ledger's row. Where there is none, adopt what MLflow says, if that may serve."""
     row = ledger.find_champion(name)
     if row is not None:
         return row

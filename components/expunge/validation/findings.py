@@ -147,7 +147,7 @@ def explain_grade(forget: Sequence[int], found: Judgement) -> list[str]:
 
 
 def explain_return(swap: Check) -> str:
-    """Return what a class shows that came back under the original's head."""
+    """Say what it shows that a class comes back under the original's head."""
     full = swap.threshold / grades.RETURNED
     return (
         f"Under the original's head the class comes back: its accuracy is {swap.value:.3f}, where "
