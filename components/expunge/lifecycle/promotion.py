@@ -140,7 +140,8 @@ def _is_registered(row: Champion, known: Mapping[int, Version]) -> bool:
 
 
 def _record_versions(name: str, versions: Collection[Version]) -> None:
-    """Record versions that a process was killed before it recorded, or that are older than that."""
+    """Record the versions that the ledger does not know yet."""
+    # A process may be killed between the two, and a version may be older than its ledger.
     recorded = ledger.list_addresses(name)
     for version in versions:
         if version.uri not in recorded:

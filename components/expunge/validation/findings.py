@@ -1,4 +1,4 @@
-"""What the battery found, as rows and sentences of a validation report."""
+"""Findings of the battery, as rows and sentences of a validation report."""
 
 import math
 from collections.abc import Mapping, Sequence
