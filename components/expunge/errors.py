@@ -104,7 +104,7 @@ def say_full_disk() -> str:
 
 
 def read_error(path: Path) -> ErrorRecord | None:
-    """Return the error that a process left in a file; None where it did not come to that."""
+    """Return the error that a process left in a file; None where it left none."""
     with suppress(OSError, ValueError, KeyError):  # killed, or on a full disk in the middle of it
         return ErrorRecord.from_json(json.loads(path.read_text()))
     return None

@@ -156,7 +156,7 @@ def claim_requests(
 
 @step
 def close_requests(name: str, status: PipelineTaskFinalStatus, attempts: int = 5) -> None:
-    """Settle each request that this run holds still, however the run went."""
+    """Settle each request that this run still holds, however the run went."""
     from expunge import environment
     from expunge.steps.close_requests import close_requests
 

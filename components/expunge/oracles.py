@@ -62,7 +62,10 @@ def check_model_name(name: str, *, oracles: bool = False) -> str:
 
 
 def list_left_out(info: ModelInfo, classes: Sequence[int] = ()) -> tuple[int, ...]:
-    """Return what an oracle for forgetting `classes` leaves out: these and those forgotten."""
+    """Return what an oracle for forgetting `classes` leaves out.
+
+    It is these classes, and those that the model has forgotten before.
+    """
     return tuple(sorted({*info.forgotten, *classes}))
 
 

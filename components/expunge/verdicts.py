@@ -86,6 +86,3 @@ def read_verdict(document: Mapping[str, Any]) -> str:
 def list_rejecting(document: Mapping[str, Any]) -> list[str]:
     """Return the names of what rejected a model, by a report or the result of a command."""
     return Verdict.from_json(document).rejections
-
-
-verdict, rejected_by = read_verdict, list_rejecting  # as the command calls them

@@ -36,7 +36,7 @@ EXPECTED = {"tuple_type": "a list", "dict_type": "keys and values"}
 
 
 class MisfitError(ValueError):
-    """What is wrong with a key of a section, or below it, that its value alone does not show."""
+    """A mistake at a key of a section, or below it, that its value alone does not show."""
 
     def __init__(self, message: str, *place: str | int) -> None:
         super().__init__(message)

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from expunge.config import TrainConfig
-from expunge.errors import DataError, OperationalError, UserError
+from expunge.errors import DataError, ErrorRecord, OperationalError, UserError
 from expunge.training.exchange import (
     Arguments,
     EpochEvent,
     Event,
-    Failure,
     LogEvent,
     append_event,
     event_from_json,
@@ -97,5 +96,5 @@ def test_the_first_failure_comes_out_as_it_was(
     with pytest.raises(kind, match=r"^image a\.png is broken$") as caught:
         read_report(tmp_path)
     assert type(caught.value) is kind
-    failure = Failure(kind.__name__, "image a.png is broken")
-    assert Failure.from_json(json.loads(json.dumps(failure.to_json()))) == failure
+    written = ErrorRecord.from_json(json.loads((tmp_path / "error.json").read_text()))
+    assert written == ErrorRecord(kind.__name__, "image a.png is broken")

@@ -90,7 +90,7 @@ def _open_client() -> "S3Client":
 
 
 def _list_keys(client: "S3Client", bucket: str, prefix: str) -> list[str]:
-    """List the keys below `prefix/` that are not hidden, or the archive whose key it is."""
+    """List the keys below `prefix/` that are not hidden, or the archive of that very key."""
     is_archive = prefix.lower().endswith(ARCHIVES)
     listed = prefix if is_archive or not prefix else f"{prefix}/"
     keys: list[str] = []

@@ -40,7 +40,7 @@ class Claim:
     lease_until: str
     base_version: int
     classes: tuple[int, ...]
-    requests: tuple[str, ...]  # ids of those that it holds still, the first due first
+    requests: tuple[str, ...]  # ids of those that it still holds, the first due first
     mlflow_run: str | None
     verdict: str | None
     failed_checks: tuple[str, ...]
@@ -227,14 +227,13 @@ def list_lost_claims(model: str) -> list[Claim]:
 def close_claim(
     run: str, outcome: str, *, error: str = "", attempts: int = ATTEMPTS
 ) -> Claim | None:
-    """Settle what a run holds still, and return its claim; None where it has no active one.
+    """Settle what a run still holds, and return its claim; None where it has no active one.
 
-    What the champion has forgotten by now is fulfilled before (`ledger.champions.fulfil`). Of the
-    rest: where the gate rejected, a request that was alone is rejected and several are put back,
-    each to be tried alone. An untrustworthy verdict parks them. Neither counts in a run that was
-    overtaken, since it compared with what serves no more. Anything else puts them back; an
-    `outcome` of "failed" counts as one of `attempts`, after which they are parked with `error`, and
-    from the second on each is tried alone.
+    A request that the champion fulfils is settled before (`ledger.champions.fulfil`). Of the rest:
+    where the gate rejected, a request that was alone is rejected; several are put back, each to be
+    tried alone. An untrustworthy verdict parks them. Neither counts in a run that was overtaken:
+    its champion no longer serves. Anything else puts them back. An `outcome` of "failed" counts as
+    one of `attempts`: from the second on each is tried alone, after the last parked with `error`.
     """
     with begin_write("close a claim") as connection:
         active = _select_claims(connection, claims.c.run == run, claims.c.state == ACTIVE)
@@ -274,7 +273,7 @@ def explain_failure(run: str, error: str) -> None:
 
 @dataclass(frozen=True)
 class _Ending:
-    """How a claim ended, for each of the requests that it holds still."""
+    """How a claim ended, for each of the requests that it still holds."""
 
     outcome: str
     several: bool  # whether the run had more than one request

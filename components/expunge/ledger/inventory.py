@@ -78,7 +78,7 @@ def list_addresses(model: str) -> set[str]:
 
 
 def list_remembering(model: str, classes: Collection[int]) -> list[Written]:
-    """Return what is still there of a model and its oracles and remembers one of these classes.
+    """Return what still exists of a model and its oracles and remembers one of these classes.
 
     An artifact whose step knew no model is the model's, unless its run wrote for another one.
     """

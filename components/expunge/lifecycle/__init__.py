@@ -1,1 +1,1 @@
-"""What happens to a version after it was made: promotion, settlement of requests, provenance."""
+"""Life of a version after it was made: promotion, settlement of requests, provenance."""

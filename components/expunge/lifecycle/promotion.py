@@ -140,7 +140,8 @@ def _is_registered(row: Champion, known: Mapping[int, Version]) -> bool:
 
 
 def _record_versions(name: str, versions: Collection[Version]) -> None:
-    """Record versions that a process was killed before it recorded, or that are older than that."""
+    """Record the versions that the ledger does not know yet."""
+    # A process may be killed between the two, and a version may be older than its ledger.
     recorded = ledger.list_addresses(name)
     for version in versions:
         if version.uri not in recorded:
@@ -154,7 +155,7 @@ def _map_versions(name: str) -> dict[int, Version]:
 
 
 def _adopt_champion(name: str) -> Champion | None:
-    """Return the ledger's row; where there is none, make it of what MLflow says, if that may be."""
+    """Return the ledger's row. Where there is none, adopt what MLflow says, if that may serve."""
     row = ledger.find_champion(name)
     if row is not None:
         return row

@@ -1,4 +1,4 @@
-"""The end of a forget run, however it went: each request that it held is settled."""
+"""The last step of a forget, however it went: it settles what the run still holds."""
 
 from expunge.ledger import Claim
 from expunge.lifecycle import settlement

@@ -6,8 +6,8 @@ from typing import Any
 
 def export_onnx(model: Path, onnx: Path) -> dict[str, Any]:
     """Export the model in folder `model` to the file `onnx`, and report its digest and size."""
-    from expunge.formats import onnx as export
+    import expunge.formats.onnx
     from expunge.formats.model import load_model
 
-    digest = export.export_onnx(load_model(model), onnx)
+    digest = expunge.formats.onnx.export_onnx(load_model(model), onnx)
     return {"sha256": digest, "bytes": onnx.stat().st_size}

@@ -65,7 +65,7 @@ def register(
 
 
 def _check_held(name: str, run: str | None) -> None:
-    """Refuse a version that nothing could promote: the claim that it is for is lost."""
+    """Refuse a version whose claim is lost: nothing could promote it."""
     from expunge import ledger
 
     claim = ledger.find_claim(run) if run else None

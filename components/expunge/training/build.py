@@ -28,7 +28,6 @@ from expunge.formats.pretrained import (
 )
 from expunge.models import build_model
 from expunge.training.session import Session
-from expunge.training.spec import config_to_json
 from expunge.training.start import check_start, open_start
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names
@@ -157,10 +156,10 @@ def _build_recipe(
 ) -> dict[str, Any]:
     """Return everything that the weights depend on.
 
-    Pretrained weights stand in it by their digest: a path says nothing of its content. One node
-    goes without saying, as it did before there could be several: keys stay what they were.
+    Pretrained weights stand in it by their digest: a path says nothing of its content. A single
+    node is left out, so that recipes without the setting keep their key.
     """
-    settings = {**config_to_json(config), "without": sorted(config.without), **start}
+    settings = {**config.to_json(), "without": sorted(config.without), **start}
     if config.nodes == 1:
         del settings["nodes"]
     return {

@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from expunge import errors
-from expunge.errors import ExpungeError
+from expunge.errors import ErrorRecord, ExpungeError
 from expunge.formats.files import read_json, write_json
 from expunge.training.spec import OnEpoch, TrainingSpec
 
@@ -74,28 +73,6 @@ def event_from_json(raw: Mapping[str, Any]) -> Event:
     return LogEvent(raw["logger"], raw["level"], raw["message"])
 
 
-@dataclass(frozen=True)
-class Failure:
-    """The error that a process ended with: the name of its class, and its message."""
-
-    kind: str
-    message: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "Failure":
-        """Return the failure that `to_json` has written."""
-        return cls(raw["kind"], raw["message"])
-
-    def to_error(self) -> ExpungeError:
-        """Return the error as it was raised, of the same class."""
-        error: ExpungeError = getattr(errors, self.kind)(self.message)
-        return error
-
-
 def write_arguments(folder: Path, arguments: Arguments) -> None:
     """Write what the processes read, and an empty file for their events."""
     # The launcher opens the events before the first process has begun.
@@ -138,8 +115,7 @@ def write_failure(folder: Path, error: ExpungeError) -> None:
     """Write the error that a process ended with, unless another process has written its own."""
     # The first is the cause. The others often only say that they lost a partner.
     if not (folder / ERROR).exists():
-        failure = Failure(type(error).__name__, str(error))
-        write_json(folder / ERROR, failure.to_json())
+        write_json(folder / ERROR, ErrorRecord.from_error(error).to_json())
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
@@ -149,7 +125,10 @@ def read_report(folder: Path) -> dict[str, Any] | None:
         ExpungeError: one of the processes ended with it.
     """
     if (folder / ERROR).exists():
-        raise Failure.from_json(read_json(folder / ERROR)).to_error()
+        error = ErrorRecord.from_json(read_json(folder / ERROR)).rebuild()
+        # None would be an error that is not ours, and `write_failure` writes no such error.
+        if error is not None:
+            raise error
     report: dict[str, Any] | None = None
     if (folder / REPORT).exists():
         report = read_json(folder / REPORT)

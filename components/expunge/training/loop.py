@@ -89,7 +89,7 @@ def _run_epochs(session: Session, folder: Path, on_epoch: OnEpoch) -> dict[str, 
             metrics = session.run_epoch(epoch, progress.show_step)
             history.append(metrics)
             if session.first:
-                # The checkpoint first: an epoch that was told of is never trained again.
+                # The checkpoint first: an epoch that was reported is never trained again.
                 save_checkpoint(folder, session.make_checkpoint(epoch, history))
                 on_epoch(epoch, metrics)
                 progress.show_epoch(epoch, metrics)

@@ -1,4 +1,4 @@
-"""How a training shows where it is: a bar on a terminal, a log line an epoch elsewhere."""
+"""Progress of a training: a bar on a terminal, elsewhere one log line an epoch."""
 
 import logging
 import os

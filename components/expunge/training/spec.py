@@ -1,7 +1,7 @@
 """One training: its recipe, its data, and where the model and the checkpoints go."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class TrainingSpec:
         paths = {"dataset": self.dataset, "model": self.model, "checkpoints": self.checkpoints}
         return {
             **{key: str(path.resolve()) for key, path in paths.items()},
-            "config": config_to_json(self.config),
+            "config": self.config.to_json(),
             "keeps_ledger": self.keeps_ledger,
         }
 
@@ -35,19 +35,9 @@ class TrainingSpec:
     def from_json(cls, raw: Mapping[str, Any]) -> "TrainingSpec":
         """Return the training that `to_json` has written."""
         return cls(
-            config=config_from_json(raw["config"]),
+            config=TrainConfig.from_json(raw["config"]),
             dataset=Path(raw["dataset"]),
             model=Path(raw["model"]),
             checkpoints=Path(raw["checkpoints"]),
             keeps_ledger=raw["keeps_ledger"],
         )
-
-
-def config_to_json(config: TrainConfig) -> dict[str, Any]:
-    """Return a recipe as plain JSON values."""
-    return asdict(config)
-
-
-def config_from_json(raw: Mapping[str, Any]) -> TrainConfig:
-    """Return the recipe that `config_to_json` has written."""
-    return TrainConfig(**{**raw, "without": tuple(raw["without"])})

@@ -17,7 +17,7 @@ from expunge.config import TrainConfig
 from expunge.errors import OperationalError
 from expunge.training.checkpoints import LOCK
 from expunge.training.exchange import Arguments, write_arguments
-from expunge.training.spec import TrainingSpec, config_to_json
+from expunge.training.spec import TrainingSpec
 from expunge.training.start import copy_start
 from expunge.training.trainjob import Cluster
 
@@ -60,7 +60,7 @@ def compute_key(config: TrainConfig, dataset: Path) -> str:
     """Return what another attempt at the same training has as well, and no other training."""
     from expunge.lifecycle import provenance
 
-    text = json.dumps([config_to_json(config), provenance.digest_path(dataset)], sort_keys=True)
+    text = json.dumps([config.to_json(), provenance.digest_path(dataset)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 

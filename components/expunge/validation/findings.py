@@ -1,4 +1,4 @@
-"""What the battery found, as rows and sentences of a validation report."""
+"""Findings of the battery, as rows and sentences of a validation report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -147,7 +147,7 @@ def explain_grade(forget: Sequence[int], found: Judgement) -> list[str]:
 
 
 def explain_return(swap: Check) -> str:
-    """Return what a class shows that came back under the original's head."""
+    """Say what it shows that a class comes back under the original's head."""
     full = swap.threshold / grades.RETURNED
     return (
         f"Under the original's head the class comes back: its accuracy is {swap.value:.3f}, where "

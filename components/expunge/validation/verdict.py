@@ -6,8 +6,7 @@ from dataclasses import replace
 import torch
 
 from expunge.config import GateConfig
-from expunge.core.grading import checks as gate
-from expunge.core.grading.checks import Check
+from expunge.core.grading.checks import Check, check_forget, check_parity, check_training
 from expunge.validation.findings import Findings
 from expunge.validation.measure import Measurement, Subject, measure_retained, summarise
 from expunge.validation_report import UNLEARNED, CheckRow, ValidationReport
@@ -22,7 +21,7 @@ MAY_BE_MISSING = "erased_stay_erased"
 def check(config: GateConfig, subject: Subject, measured: Measurement) -> list[Check]:
     """Check what was measured without oracles."""
     own = _check_forget if subject.original else _check_training
-    file_checks = gate.check_parity(
+    file_checks = check_parity(
         measured.onnx_difference, measured.onnx_equal_argmax, config.onnx_atol
     )
     return [*own(config, subject, measured), *file_checks]
@@ -30,7 +29,7 @@ def check(config: GateConfig, subject: Subject, measured: Measurement) -> list[C
 
 def _check_training(config: GateConfig, subject: Subject, measured: Measurement) -> list[Check]:
     trained = subject.classes_that_stay
-    return gate.check_training(
+    return check_training(
         code_accuracy=measured.codes_right_K.mean().item(),
         test_accuracy=measure_retained(subject, measured.after, measured.samples),
         test_samples=sum(measured.samples[i] for i in trained),
@@ -42,7 +41,7 @@ def _check_training(config: GateConfig, subject: Subject, measured: Measurement)
 def _check_forget(config: GateConfig, subject: Subject, measured: Measurement) -> list[Check]:
     owner = subject.owner
     chosen_K = torch.isin(owner.codes.classes_K, torch.tensor(subject.classes))
-    return gate.check_forget(
+    return check_forget(
         before=measured.before or (),
         after=measured.after,
         samples=measured.samples,

@@ -7,7 +7,7 @@ import click
 
 from expunge.errors import OperationalError, RefusedError
 from expunge.states import CANCELLED, FULFILLED
-from expunge.verdicts import UNTRUSTWORTHY, verdict
+from expunge.verdicts import UNTRUSTWORTHY, read_verdict
 from expunge_pipelines.cli.output import warn_of_missing_page
 
 SETTLED = (FULFILLED, CANCELLED)  # a request in any other state is still due
@@ -18,7 +18,7 @@ def find_gate_code(result: Mapping[str, Any]) -> int:
 
     Why it cannot be trusted is printed on stderr.
     """
-    if verdict(result) == UNTRUSTWORTHY:
+    if read_verdict(result) == UNTRUSTWORTHY:
         reasons = " ".join(result.get("problems") or result["reasons"])
         click.echo(f"expunge: this measurement cannot be trusted: {reasons}", err=True)
         return OperationalError.exit_code
@@ -38,7 +38,7 @@ def find_queue_code(result: Mapping[str, Any]) -> int:
         else:
             warn_of_missing_page(run)
             # A run that the gate rejected is not looked at: each class may have passed alone since.
-            if verdict(run) == UNTRUSTWORTHY:
+            if read_verdict(run) == UNTRUSTWORTHY:
                 code = find_gate_code(run)
     due = any(entry["state"] not in SETTLED for entry in result["requests"])
     return code or (RefusedError.exit_code if due else 0)

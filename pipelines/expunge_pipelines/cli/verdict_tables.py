@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from expunge.verdicts import REJECTED, UNTRUSTWORTHY, rejected_by, verdict
+from expunge.verdicts import REJECTED, UNTRUSTWORTHY, list_rejecting, read_verdict
 from expunge_pipelines.cli.output import (
     Result,
     create_table,
@@ -72,7 +72,7 @@ def print_attacks(console: Console, value: Result) -> None:
 
 def print_verdict(console: Console, value: Result) -> None:
     """Print what the gate said, and what that did to the champion."""
-    said = verdict(value)
+    said = read_verdict(value)
     if said == UNTRUSTWORTHY:
         console.print(
             "[bold red]Not to be trusted[/bold red]: a control got a grade that it must not get. "
@@ -80,8 +80,8 @@ def print_verdict(console: Console, value: Result) -> None:
         )
     elif said == REJECTED:
         console.print(
-            f"[bold red]Rejected[/bold red] by the gate ({', '.join(rejected_by(value))}): nothing "
-            "is registered, and the champion is as it was."
+            f"[bold red]Rejected[/bold red] by the gate ({', '.join(list_rejecting(value))}): "
+            "nothing is registered, and the champion is as it was."
         )
     elif value.get("dry_run"):
         console.print("The gate passed. A dry run registers nothing.")

@@ -1,4 +1,4 @@
-"""How far a model's output probabilities are from those of retrained models.
+"""Activation distance: how far a model's output probabilities are from retrained models'.
 
 Shapes: N images, C classes. Source: Chundawat et al., "Zero-shot machine unlearning" (2023); also
 Golatkar et al. (2020).

@@ -1,4 +1,4 @@
-"""What an attack is given: what each model says of the same few images.
+"""Case of an attack: what each model says of the same few images.
 
 Shapes: N images, K forgotten classes. `forget` and `retain` are class indices everywhere in this
 folder.

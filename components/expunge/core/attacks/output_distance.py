@@ -1,4 +1,4 @@
-"""How differently a forgotten class's test images fall on the retained classes.
+"""Output distance: how differently a class's test images fall on the retained classes.
 
 Shapes: N images, C classes, R retained classes, K forgotten classes.
 """

@@ -1,4 +1,4 @@
-"""How fast a copy of a model learns a forgotten class again.
+"""Relearning: how fast a copy of a model learns a forgotten class again.
 
 Shapes: N images, S steps looked at, K forgotten classes; H height, W width (in images_NCHW, C is
 the number of channels). Source: Golatkar et al. (2020) and Tarun et al. (FastMU, 2023), as relearn

@@ -1,4 +1,4 @@
-"""What a model is graded: its metrics beside those of oracles, and what that can tell in this run.
+"""Grade of a model: its metrics beside those of oracles, and what they can tell in this run.
 
 An oracle is a model retrained from scratch without the classes. A metric passes when its gap to the
 oracles' mean is small beside what they differ by among themselves. It counts only where it can
