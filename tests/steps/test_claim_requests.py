@@ -8,8 +8,7 @@ import psutil
 import pytest
 from mlflow_store import Registrar
 
-from expunge import ledger, registry
-from expunge import processes as holders
+from expunge import ledger, processes, registry
 from expunge.config import ClaimConfig
 from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.formats.model import load_model
@@ -210,7 +209,7 @@ def test_what_a_dead_run_left_is_ended_and_removed(
     assert len(left) == 1, "the champion's files stay"
     found = ledger.find_request(request)
     assert (found.state, found.attempts) == ("pending", 1)
-    assert claim(tmp_path, "next", holder=holders.name_this_process()).classes == [3]
+    assert claim(tmp_path, "next", holder=processes.name_this_process()).classes == [3]
     assert settle_lost("shapes") == []
 
 
