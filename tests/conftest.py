@@ -25,8 +25,9 @@ class OneWorkerForPipelines(LoadFileScheduling):
         return scope
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    return OneWorkerForPipelines(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    # Where the tests of one file are to be shared out (--dist load), xdist's own scheduler does it.
+    return OneWorkerForPipelines(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
