@@ -157,12 +157,11 @@ def test_retraining_without_the_class_fulfils_the_request(home: Path) -> None:
 def test_a_merged_run_that_is_rejected_is_followed_by_each_alone(tmp_path: Path) -> None:
     """Under a gate that no forget passes, so that each of them is rejected by itself."""
     policy = tmp_path / "policy.yaml"
-    # Any error on the class is enough, so that the check that cannot be made decides alone.
-    policy.write_text("forget_error: 0\nblock: [forget_error, head_recovery]\n")
-    requests = [ask(1), ask(2)]
+    policy.write_text("block: [forget_error, head_recovery]\n")
+    requests = [ask(2), ask(4)]  # each is forgotten by its outputs, alone too
     serving = champion()
     found = document("run-requests", NAME, "--policy", str(policy), code=1)
-    assert [run["classes"] for run in found["runs"]] == [[1, 2], [1], [2]]
+    assert [run["classes"] for run in found["runs"]] == [[2, 4], [2], [4]]
     assert {entry["state"] for entry in found["requests"]} == {"rejected"}
     assert found["requests"][0]["failed_checks"] == ["head_recovery"]
     for request in requests:
@@ -170,4 +169,4 @@ def test_a_merged_run_that_is_rejected_is_followed_by_each_alone(tmp_path: Path)
     assert champion() == serving
     assert document("run-requests", NAME)["runs"] == [], "a rejected one waits for a person"
     lines = command("request", "list", NAME)[1]
-    assert "head_recovery; retrain: expunge train queued --without 1" in lines
+    assert "head_recovery; retrain: expunge train queued --without 2" in lines
