@@ -43,7 +43,7 @@ def _interrupts_are_heard() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _home_of_what_is_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """For fixtures that several tests share: their own home, and never one of the machine's."""
+    """Give what several tests share a home of its own, and never one of the machine's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EXPUNGE_HOME", str(tmp_path_factory.mktemp("home")))
         yield

@@ -18,6 +18,22 @@ from expunge_pipelines.runners.base import DOCKER, LOCAL
 from expunge_pipelines.runners.lease import hold_lease, new_run_id
 from expunge_pipelines.runners.run_locally import LocalRun, run_locally
 
+# What the forget's result has of the validation's report as it is.
+_VERDICT = (
+    "checks",
+    "grade",
+    "needed",
+    "passed",
+    "trustworthy",
+    "problems",
+    "reasons",
+    "unmade",
+    "controls",
+    "oracles",
+    "attacks",
+    "depth",
+)
+
 
 @dataclass(frozen=True)
 class ForgetRun:
@@ -136,20 +152,3 @@ class ForgetRun:
             "seconds": dict(local_run.seconds),
             "total_seconds": local_run.total,
         }
-
-
-# What the forget's result has of the validation's report as it is.
-_VERDICT = (
-    "checks",
-    "grade",
-    "needed",
-    "passed",
-    "trustworthy",
-    "problems",
-    "reasons",
-    "unmade",
-    "controls",
-    "oracles",
-    "attacks",
-    "depth",
-)
