@@ -1,0 +1,262 @@
+"""Replay: refit the last stage so that a class's features become those of the classes it resembles.
+
+The model keeps a Gaussian of what enters its last stage for each class (`core.statistics`). To
+forget, the stage g is refitted for seconds on draws h from these Gaussians, and no image is needed.
+With F the forgotten and R the retained classes, f0 = g(h) as it was, mu_k the mean of f0 over the
+draws of class k and S the mean over R of the covariance of f0 within a class:
+
+    target of a draw of c in F:  T = f0 + a_c (sum over k in R of p_k mu_k - mu_c)
+    p = softmax over R of the head's logits of f0
+    minimise  mean over F of |g(h) - T|_P^2 + mean over R of |g(h) - f0|_P^2 + LAMBDA / 2 |V|^2
+    |v|_P^2 = v' P v / D,  P = (S + 0.1 mean(diag S) I)^-1
+
+V are the whitened coordinates of the stage's weights (`rules.whitening`), and the optimiser is
+L-BFGS. LayerNorms, gammas and running statistics stay. Then the head: the forgotten rows become a
+low logit, and the retained ones are repaired by ridge regression onto their old logits.
+
+a_c, the depth, differs by class. It is found where images of the class are (`find_depth`) and kept as
+a number. Too small leaves the class where it was; too large makes a new cluster of it on the other
+side. So it is the smallest at which the original's head no longer names the class.
+
+Shapes: N draws, E numbers that enter the stage, D features, C classes, R retained classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from expunge.core.heads import Head, find_head_name, read_head
+from expunge.core.modes import evaluation_mode
+from expunge.core.rules.paths import Change
+from expunge.core.rules.whitening import damp, whiten_stage
+from expunge.core.stages import Stage
+from expunge.core.statistics import ClassStatistics
+
+NAME = "replay"
+FORGET_DRAWS, RETAIN_DRAWS = 512, 100  # of each class
+WHITENING_DRAWS = 40  # of each retained class
+MOST_RETAINED = 2000  # draws of all retained classes together
+REPAIR_DRAWS, REPAIR_CODES = 300, 20  # of each retained class, and how often its code is repeated
+PENALTY = 0.1  # of P, in mean variances of a feature
+LAMBDA = 1e-4
+REPAIR = 0.1  # ridge of the repair, in mean squares of a feature
+EVALUATIONS = 30
+CHUNK = 256  # draws in one pass; it bounds the memory
+# The depths that are tried, one after the other.
+DEPTHS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.45, 1.75, 2.1, 2.5, 3.0, 3.6, 4.3, 5.2, 6.2)
+# Retrained models give the missing class a logit this much below nought: -5 on CIFAR-10, -8 to -12 on
+# MNIST. A higher one relearns the class too fast.
+LOW_LOGIT = 5.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is forgotten of a model, and what stays. `seed` is that of all draws."""
+
+    forget: tuple[int, ...]
+    retain: tuple[int, ...]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A refitted stage: its parameters by name, and what is left of the two parts of the loss."""
+
+    parameters: dict[str, Tensor]
+    forget_loss: float
+    retain_loss: float
+    evaluations: int
+
+
+class Replay:
+    """Draws, targets and coordinates of one task, for fits at several depths.
+
+    The model has to be in eval mode and is not changed.
+    """
+
+    def __init__(
+        self, model: nn.Module, stage: Stage, statistics: ClassStatistics, task: Task
+    ) -> None:
+        self.model, self.stage, self.statistics, self.task = model, stage, statistics, task
+        # the head's rows of all classes, forgotten ones too
+        classes = max((*task.forget, *task.retain)) + 1
+        self.weights = {n: p.detach() for n, p in stage.upper.named_parameters()}
+        self.device = next(iter(self.weights.values())).device
+        self.mixed = any(isinstance(m, nn.Conv2d) for m in stage.upper.modules())
+        self.head = _read_whole_head(model, classes)
+        generator = torch.Generator().manual_seed(task.seed)
+        each = max(2, min(RETAIN_DRAWS, MOST_RETAINED // len(task.retain)))
+        self.drawn = torch.cat(
+            [self._draw(index, FORGET_DRAWS, generator) for index in task.forget]
+            + [self._draw(index, each, generator) for index in task.retain]
+        )
+        counts = [FORGET_DRAWS] * len(task.forget) + [each] * len(task.retain)
+        self.labels_N = torch.tensor([*task.forget, *task.retain]).repeat_interleave(
+            torch.tensor(counts)
+        )
+        self.labels_N = self.labels_N.to(self.device)
+        self.before_ND = self.compute_features(self.weights, self.drawn)
+        self.means = {
+            index: self.before_ND[self.labels_N == index].mean(dim=0)
+            for index in (*task.forget, *task.retain)
+        }
+        self.covariance_DD = self._measure_covariance()
+        self.precision_DD = torch.linalg.inv(damp(self.covariance_DD, PENALTY)).float()
+        generator = torch.Generator().manual_seed(task.seed + 21)
+        few = max(1, min(WHITENING_DRAWS, MOST_RETAINED // len(task.retain)))
+        entering = torch.cat([self._draw(index, few, generator) for index in task.retain])
+        self.space = whiten_stage(stage, entering, self.covariance_DD, generator)
+        self.moves_ND = self._compute_moves()
+
+    def _draw(self, index: int, count: int, generator: torch.Generator) -> Tensor:
+        drawn = self.statistics.draw(index, count, generator)
+        return drawn.contiguous(memory_format=torch.channels_last) if drawn.dim() == 4 else drawn
+
+    def compute_features(self, parameters: Mapping[str, Tensor], entering: Tensor) -> Tensor:
+        """Return the features_ND of the stage with these parameters."""
+        with torch.no_grad():
+            return torch.cat([self._run(parameters, part) for part in entering.split(CHUNK)])
+
+    def _run(self, parameters: Mapping[str, Tensor], entering: Tensor) -> Tensor:
+        # a small stage of matrices is faster in float32, and finer
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            features_ND: Tensor = functional_call(self.stage.upper, dict(parameters), (entering,))
+        return features_ND.float()
+
+    def _measure_covariance(self) -> Tensor:
+        """Return the mean over the retained classes of the features' covariance, D x D."""
+        total = torch.zeros(self.before_ND.shape[1], self.before_ND.shape[1], device=self.device)
+        for index in self.task.retain:
+            own_ND = self.before_ND[self.labels_N == index] - self.means[index]
+            total += own_ND.T @ own_ND / max(len(own_ND) - 1, 1)
+        return total / len(self.task.retain)
+
+    def _compute_moves(self) -> Tensor:
+        """Return sum_k p_k mu_k - mu_c for each draw of a forgotten class, and 0 for the others."""
+        logits_NR = self.head.logits(self.before_ND)[:, list(self.task.retain)]
+        means_RD = torch.stack([self.means[index] for index in self.task.retain])
+        moves_ND = logits_NR.softmax(dim=1) @ means_RD
+        for index in self.task.forget:
+            moves_ND[self.labels_N == index] -= self.means[index]
+        moves_ND[~self._is_forgotten()] = 0
+        return moves_ND
+
+    def _is_forgotten(self) -> Tensor:
+        return torch.isin(
+            self.labels_N, torch.tensor(self.task.forget, device=self.labels_N.device)
+        )
+
+    def fit(self, depths: Mapping[int, float]) -> Fit:
+        """Refit the stage so that each forgotten class moves by its depth."""
+        forgotten_N = self._is_forgotten()
+        depth_N = torch.zeros(len(self.labels_N), device=self.device)
+        for index, depth in depths.items():
+            depth_N[self.labels_N == index] = depth
+        targets_ND = self.before_ND + depth_N[:, None] * self.moves_ND
+        # the mean over each of the two parts
+        weights_N = torch.where(
+            forgotten_N, 1 / forgotten_N.sum(), 1 / (~forgotten_N).sum()
+        ) / targets_ND.shape[1]
+        coordinates = self.space.make_origin()
+        names, leaves = list(coordinates), list(coordinates.values())
+        count, parts = 0, (0.0, 0.0)
+        optimiser = torch.optim.LBFGS(
+            leaves,
+            lr=1.0,
+            max_iter=EVALUATIONS,
+            max_eval=EVALUATIONS,
+            history_size=12,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=0,
+            tolerance_change=0,
+        )
+
+        def evaluate() -> Tensor:
+            nonlocal count, parts
+            optimiser.zero_grad()
+            moved = self.space.move(coordinates, self.weights)
+            changed = [n for n, value in moved.items() if value.requires_grad]
+            # Leaves of their own: the chunks' gradients add up there, and go on to V once.
+            held = {n: value.detach().requires_grad_(n in changed) for n, value in moved.items()}
+            losses = [0.0, 0.0]
+            for start in range(0, len(self.drawn), CHUNK):
+                part = slice(start, start + CHUNK)
+                gap_ND = self._run(held, self.drawn[part]) - targets_ND[part]
+                loss_N = ((gap_ND @ self.precision_DD) * gap_ND).sum(dim=1) * weights_N[part]
+                loss_N.sum().backward()
+                own_N = forgotten_N[part]
+                losses[0] += float(loss_N[own_N].sum())
+                losses[1] += float(loss_N[~own_N].sum())
+            gradients = [held[n].grad for n in changed]
+            torch.autograd.backward([moved[n] for n in changed], gradients)
+            penalty = 0.5 * LAMBDA * sum(leaf.square().sum() for leaf in leaves)
+            assert isinstance(penalty, Tensor)
+            penalty.backward()
+            count, parts = count + 1, (losses[0], losses[1])
+            return penalty.detach() + sum(losses)
+
+        optimiser.step(evaluate)
+        with torch.no_grad():
+            moved = self.space.move({n: coordinates[n].detach() for n in names}, self.weights)
+        return Fit(moved, *parts, evaluations=count)
+
+
+def _read_whole_head(model: nn.Module, least: int) -> Head:
+    """Return the head's weights, whatever its number of classes is."""
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    if linear.out_features < least:
+        raise ValueError(f"the head has {linear.out_features} outputs; {least} at least")
+    return read_head(model, linear.out_features)
+
+
+def rebuild_head(
+    replay: Replay, fit: Fit, codes_KCHW: Tensor, classes_K: Tensor, *, low_logit: float = LOW_LOGIT
+) -> Head:
+    """Return the head for a refitted stage: retained rows repaired, forgotten ones low.
+
+    The retained rows are those of a ridge regression from the new features onto the old logits
+    among the retained classes, on draws and codes of the retained classes, that starts at the old
+    rows:
+
+        V = V0 + ((F'F + 0.1 mean(diag F'F) I)^-1 F'(Z - F V0'))'   with a 1 beside the features
+    """
+    task, head = replay.task, replay.head
+    retain = list(task.retain)
+    generator = torch.Generator().manual_seed(task.seed + 8)
+    each = max(2, min(REPAIR_DRAWS, 3 * MOST_RETAINED // len(retain)))
+    entering = torch.cat([replay._draw(index, each, generator) for index in retain])
+    kept_K = torch.isin(classes_K, torch.tensor(retain, device=classes_K.device))
+    with torch.no_grad():
+        codes = replay.stage.enter(codes_KCHW[kept_K])
+    entering = torch.cat([entering, *[codes] * REPAIR_CODES])
+    new_ND = replay.compute_features(fit.parameters, entering).double()
+    old_ND = replay.compute_features(replay.weights, entering).double()
+    weight_CD, bias_C = head.weight_CD.double(), head.bias_C.double()
+    wanted_NR = old_ND @ weight_CD[retain].T + bias_C[retain]
+    rows_ND = torch.cat([new_ND, new_ND.new_ones(len(new_ND), 1)], dim=1)
+    start_RD = torch.cat([weight_CD[retain], bias_C[retain][:, None]], dim=1)
+    step_DR = torch.linalg.solve(
+        damp(rows_ND.T @ rows_ND, REPAIR), rows_ND.T @ (wanted_NR - rows_ND @ start_RD.T)
+    )
+    repaired_RD = start_RD + step_DR.T
+    weight_CD, bias_C = weight_CD.clone(), bias_C.clone()
+    weight_CD[retain], bias_C[retain] = repaired_RD[:, :-1], repaired_RD[:, -1]
+    row_D, bias = make_low_row(new_ND, low_logit)
+    weight_CD[list(task.forget)], bias_C[list(task.forget)] = row_D, bias
+    return Head(weight_CD.float(), bias_C.float())
+
+
+def make_low_row(features_ND: Tensor, low_logit: float) -> tuple[Tensor, float]:
+    """Return a head's row and bias that give features like these about -low_logit.
+
+    It is -low_logit m / |m|^2 for their mean m, as retrained models have it. Behind a LayerNorm the
+    mean says little of a feature; then it is a row of noughts with a bias.
+    """
+    mean_D = features_ND.mean(dim=0)
+    logits_N = features_ND @ mean_D / mean_D.square().sum()  # 1 on average
+    if float(logits_N.std()) > 0.5:
+        return torch.zeros_like(mean_D), -low_logit
+    return -low_logit * mean_D / mean_D.square().sum(), 0.0
