@@ -6,19 +6,19 @@ cut into a lower part, from images to the value, and an upper part, from the val
 
 Where the last stage begins is a cut too:
 
-- a network of feature maps (ResNet, DenseNet, ConvNeXt, EfficientNet, MobileNet, Swin): the last cut
-  before the resolution falls for the last time, which is the input of the last group of blocks;
-- a network of tokens (ViT): the last cut with a layer of weights behind it, which is what enters the
-  last block's MLP. Where the class token alone is read from there on, the others are left out;
+- a network of feature maps (ResNet, DenseNet, ConvNeXt, EfficientNet, MobileNet, Swin): the last
+  cut before the resolution falls for the last time, the input of the last group of blocks;
+- a network of tokens (ViT): the last cut with a layer of weights behind it, which is what enters
+  the last block's MLP. Where the class token alone is read from there on, the others are left out;
 - a network of vectors (MLP): the images themselves.
 
 Shapes: N images, C channels, H height, W width, D features, T tokens.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,11 +26,13 @@ from torch import Tensor, fx, nn
 from expunge.core.heads import find_head_name
 from expunge.core.modes import evaluation_mode
 
+# What enters a stage: feature maps, tokens, or vectors (images that are flattened there, too).
+Family = Literal["maps", "tokens", "vectors"]
 # The layers that hold a stage's weights. A depthwise convolution is one, though replay leaves it.
 WEIGHT_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
-# A block that widens inside has three times the channels there at least, as MobileNet and EfficientNet
-# do; from one block to the next at the same resolution they grow by a factor of two at most.
+# A block that widens inside has three times the channels there at least, as MobileNet's and
+# EfficientNet's; from one to the next at the same resolution they grow by a factor of two at most.
 WIDENED = 2.5
 
 
@@ -56,8 +58,8 @@ class Cut:
 class Stage:
     """A model split at a cut. Both parts share their parameters, and the names of these, with it.
 
-    `tokens` is True where the value is a sequence N x T x H of which the first alone is read: then
-    `enter` returns N x 1 x H.
+    `first_token_only` is True where the value is a sequence N x T x H of which no more is read:
+    then `enter` returns N x 1 x H.
     """
 
     cut: Cut
@@ -65,13 +67,18 @@ class Stage:
     upper: fx.GraphModule
     first_token_only: bool = False
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what enters it, for one image."""
+        return (1, *self.cut.shape[1:]) if self.first_token_only else self.cut.shape
+
     def enter(self, images_NCHW: Tensor) -> Tensor:
         """Return what enters the stage for these images."""
         entering: Tensor = self.lower(images_NCHW)
         return entering[:, :1] if self.first_token_only else entering
 
 
-class Untraceable(ValueError):
+class UntraceableError(ValueError):
     """The model has no stage that could be found; the message says why."""
 
 
@@ -84,7 +91,7 @@ def list_cuts(model: nn.Module, example_NCHW: Tensor, num_classes: int) -> list[
         num_classes: the number of outputs of the head.
 
     Raises:
-        Untraceable: `torch.fx` cannot trace the model, or it has no linear head.
+        UntraceableError: `torch.fx` cannot trace the model, or it has no linear head.
     """
     graph, features = _trace(model, num_classes)
     with evaluation_mode(model):
@@ -97,7 +104,7 @@ def find_stage(
     num_classes: int,
     *,
     name: str = "",
-    largest: int | None = None,
+    fits: Callable[[tuple[int, ...]], bool] = lambda shape: True,
 ) -> Stage:
     """Split a model where its last stage begins.
 
@@ -106,34 +113,45 @@ def find_stage(
         example_NCHW: a few images, two at least, by which the shapes are found.
         num_classes: the number of outputs of the head.
         name: of the module that the stage begins with, such as "layer4"; "" to find it.
-        largest: how many numbers may enter it for an image. A later cut is taken where the first
-            choice has more.
+        fits: whether what enters the stage may have this shape. Where it may not, a later cut is
+            taken.
 
     Raises:
-        Untraceable: there is no such stage.
+        UntraceableError: there is no such stage.
     """
     graph, features = _trace(model, num_classes)
     with evaluation_mode(model):
         cuts = _list_cuts(model, graph, features, example_NCHW)
         usable = [cut for cut in cuts if cut.layers]
         if not usable:
-            raise Untraceable("no layer of weights lies between the images and the head")
+            raise UntraceableError("no layer of weights lies between the images and the head")
         if name:
-            chosen = _find_named(graph, usable, name)
+            first = _find_named(graph, usable, name)
         else:
-            weighted = _find_last_output(model, graph, features, example_NCHW)
-            chosen = _choose_cut(usable, weighted)
-        stage = _split(model, graph, features, chosen, example_NCHW)
-        if largest is not None and not name:
-            for cut in [chosen, *usable[usable.index(chosen) + 1 :]]:
-                stage = _split(model, graph, features, cut, example_NCHW)
-                if prod(stage.enter(example_NCHW).shape[1:]) <= largest:
-                    return stage
-            raise Untraceable(
-                f"{stage.cut.size} numbers an image enter its last layers, more than the {largest} "
-                "that there is room for"
-            )
-        return stage
+            first = _choose_cut(usable, _find_last_output(model, graph, features, example_NCHW))
+        later = [] if name else usable[usable.index(first) + 1 :]
+        for cut in [first, *_drop_repeats(later)]:
+            stage = _split(model, graph, features, cut, example_NCHW)
+            if fits(stage.shape):
+                return stage
+    raise UntraceableError(
+        f"what enters its last layers ({' x '.join(map(str, first.shape))} numbers an image and "
+        "more) is more than there is room for"
+    )
+
+
+def open_stage(model: nn.Module, name: str, num_classes: int, example_NCHW: Tensor) -> Stage:
+    """Split a model at the cut of this name, as `Stage.cut` has it.
+
+    Raises:
+        UntraceableError: it has no such cut.
+    """
+    graph, features = _trace(model, num_classes)
+    with evaluation_mode(model):
+        for cut in _list_cuts(model, graph, features, example_NCHW):
+            if cut.name == name:
+                return _split(model, graph, features, cut, example_NCHW)
+    raise UntraceableError(f"it has no cut {name!r}")
 
 
 def _trace(model: nn.Module, num_classes: int) -> tuple[fx.Graph, fx.Node]:
@@ -141,16 +159,16 @@ def _trace(model: nn.Module, num_classes: int) -> tuple[fx.Graph, fx.Node]:
     try:
         head = find_head_name(model, num_classes)
     except ValueError as error:
-        raise Untraceable(str(error)) from error
+        raise UntraceableError(str(error)) from error
     with evaluation_mode(model):
         try:
             graph = fx.Tracer().trace(model)
         # whatever a forward function does with a value that is not there yet
         except Exception as error:
-            raise Untraceable(f"torch.fx cannot trace it: {error}") from error
+            raise UntraceableError(f"torch.fx cannot trace it: {error}") from error
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == head]
     if len(calls) != 1 or not isinstance(calls[0].args[0], fx.Node):
-        raise Untraceable(f"its head {head!r} is called {len(calls)} times; once was expected")
+        raise UntraceableError(f"its head {head!r} is called {len(calls)} times; once was expected")
     return graph, calls[0].args[0]
 
 
@@ -194,7 +212,9 @@ def _is_weighted(model: nn.Module, node: fx.Node) -> bool:
     """Return whether a node calls a module that is, or holds, a layer of weights."""
     if node.op != "call_module":
         return False
-    return any(isinstance(m, WEIGHT_LAYERS) for m in model.get_submodule(str(node.target)).modules())
+    return any(
+        isinstance(m, WEIGHT_LAYERS) for m in model.get_submodule(str(node.target)).modules()
+    )
 
 
 def _count_layers_behind(model: nn.Module, nodes: list[fx.Node]) -> list[int]:
@@ -261,6 +281,16 @@ def _choose_cut(cuts: list[Cut], last_output: tuple[int, ...]) -> Cut:
     return [cut for cut in group if cut.size <= WIDENED * smallest][-1]
 
 
+def _drop_repeats(cuts: list[Cut]) -> list[Cut]:
+    """Return the last of those between which nothing but an activation or a norm lies."""
+    pairs = zip(cuts, [*cuts[1:], None], strict=True)
+    return [
+        cut
+        for cut, after in pairs
+        if after is None or (cut.shape, cut.layers) != (after.shape, after.layers)
+    ]
+
+
 def _find_named(graph: fx.Graph, cuts: list[Cut], name: str) -> Cut:
     """Return the cut at which the module of this name begins."""
     by_name = {cut.name: cut for cut in cuts}
@@ -272,7 +302,7 @@ def _find_named(graph: fx.Graph, cuts: list[Cut], name: str) -> Cut:
                 return by_name[entering[0]]
             break
     known = sorted({cut.module for cut in cuts if cut.module})
-    raise Untraceable(
+    raise UntraceableError(
         f"no stage begins with {name!r}; expected a module of the body that takes all that comes "
         f"before it, such as one after {', '.join(known[-3:]) or 'the images'}"
     )
@@ -324,6 +354,15 @@ def _narrow(stage: Stage, example_NCHW: Tensor) -> Stage:
             return stage
         same = torch.allclose(alone, stage.upper(entering), rtol=1e-4, atol=1e-5)
     return Stage(stage.cut, stage.lower, stage.upper, first_token_only=True) if same else stage
+
+
+def name_family(stage: Stage) -> Family:
+    """Return what kind of values enter the stage."""
+    if any(isinstance(m, nn.Conv2d) for m in stage.upper.modules()):
+        return "maps"
+    return (
+        "tokens" if any(isinstance(m, nn.LayerNorm) for m in stage.upper.modules()) else "vectors"
+    )
 
 
 def iterate_layers(stage: Stage) -> Iterator[tuple[str, nn.Module]]:

@@ -6,51 +6,41 @@ known as feature replay (Zhu et al., "Prototype augmentation and self-supervisio
 
 They describe the classes, so they are as personal as the classes are.
 
-Shapes: N images, E numbers that enter the stage (flat), K classes, R rank of a covariance.
+Shapes: N images, G numbers that are kept of what enters the stage, R rank of a covariance.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Images of each class that its Gaussian is made from. Of 500 a covariance has rank 499 at most.
 IMAGES = 500
 RANK = 64
-# Below this rank the draws are too rough: on CIFAR-10 (ResNet-8) a retained class lost 9 points at
-# 16 where it lost 2 at 64, and the variances alone did not work at all.
+# Below this rank the draws are too rough. The variances alone do not work at all.
 LEAST_RANK = 16
 BYTES = 2  # a number is kept as bfloat16
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A Gaussian of rank R and independent noise: h = mean + z @ factor + residual * e.
+    """A Gaussian of rank R with independent noise: h = mean + z @ factor + residual * e.
 
     z and e are standard normal. What is drawn is clipped to [low, high], the range of what was
     seen: activations behind a ReLU have no negative ones, and pixels a largest value.
     """
 
-    mean_E: Tensor
-    factor_RE: Tensor
-    residual_E: Tensor
+    mean_G: Tensor
+    factor_RG: Tensor
+    residual_G: Tensor
     low: float
     high: float
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` activations, N x E in float32."""
-        # On the CPU, since a GPU's generator draws other numbers from the same seed.
-        z_NR = torch.randn(count, len(self.factor_RE), generator=generator)
-        e_NE = torch.randn(count, len(self.mean_E), generator=generator)
-        device = self.mean_E.device
-        drawn_NE = z_NR.to(device) @ self.factor_RE.float()
-        drawn_NE += self.mean_E.float() + self.residual_E.float() * e_NE.to(device)
-        return drawn_NE.clamp_(self.low, self.high)
-
     def count_bytes(self) -> int:
         """Return how many bytes its numbers take."""
-        parts = (self.mean_E, self.factor_RE, self.residual_E)
+        parts = (self.mean_G, self.factor_RG, self.residual_G)
         return sum(part.numel() * part.element_size() for part in parts)
 
 
@@ -58,89 +48,126 @@ class Gaussian:
 class ClassStatistics:
     """The Gaussians of a model's classes, and where they were taken.
 
-    `cut` is the name of the stage's cut and `shape` that of what enters it for one image.
+    `cut` is the name of the stage's cut, `shape` that of what enters it for one image, and `grid`
+    the shape that it is kept in: of feature maps with fewer positions, where there is little room.
     `depths` is how far each class has to be moved to be forgotten (`rules.replay`), where that was
     measured.
     """
 
     cut: str
     shape: tuple[int, ...]
-    gaussians: dict[int, Gaussian]
-    depths: dict[int, float] = field(default_factory=dict)
+    grid: tuple[int, ...]
+    gaussians: Mapping[int, Gaussian]
+    depths: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
         """The highest rank of a covariance."""
-        return max(len(gaussian.factor_RE) for gaussian in self.gaussians.values())
+        return max(len(gaussian.factor_RG) for gaussian in self.gaussians.values())
 
     def count_bytes(self) -> int:
         """Return how many bytes all their numbers take."""
         return sum(gaussian.count_bytes() for gaussian in self.gaussians.values())
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> Tensor:
-        """Draw activations of a class, in the shape that enters the stage."""
-        return self.gaussians[index].draw(count, generator).view(count, *self.shape)
+        """Draw activations of a class, N rows in the shape that enters the stage, float32.
 
-    def without(self, classes: Iterable[int]) -> "ClassStatistics":
-        """Return the statistics of the other classes."""
-        gone = set(classes)
-        return ClassStatistics(
-            self.cut,
-            self.shape,
-            {index: g for index, g in self.gaussians.items() if index not in gone},
-            {index: depth for index, depth in self.depths.items() if index not in gone},
+        Args:
+            index: the class.
+            count: how many.
+            generator: on the CPU, since a GPU's draws other numbers from the same seed.
+        """
+        own = self.gaussians[index]
+        device = own.mean_G.device
+        z_NR = torch.randn(count, len(own.factor_RG), generator=generator).to(device)
+        noise = torch.randn(count, *self.shape, generator=generator).to(device)
+        smooth_NG = own.mean_G.float() + z_NR @ own.factor_RG.float()
+        drawn = noise.mul_(self._refine(own.residual_G.float()[None]))
+        return drawn.add_(self._refine(smooth_NG)).clamp_(own.low, own.high)
+
+    def _refine(self, values_NG: Tensor) -> Tensor:
+        """Return values on the grid in the shape that enters the stage."""
+        values = values_NG.view(-1, *self.grid)
+        if self.grid == self.shape:
+            return values
+        return nn.functional.interpolate(values, self.shape[1:], mode="bilinear")
+
+    def select(self, classes: Iterable[int]) -> "ClassStatistics":
+        """Return the statistics of these classes alone."""
+        kept = set(classes)
+        return replace(
+            self,
+            gaussians={index: g for index, g in self.gaussians.items() if index in kept},
+            depths={index: depth for index, depth in self.depths.items() if index in kept},
         )
 
 
-def fit_gaussian(entering_NE: Tensor, rank: int) -> Gaussian:
+def fit_gaussian(
+    entering: Tensor, grid: Sequence[int], rank: int, *, dtype: torch.dtype = torch.bfloat16
+) -> Gaussian:
     """Fit a Gaussian to the activations of one class.
 
     The `rank` leading principal directions are kept, times their standard deviations, and of the
-    rest the standard deviation of each number alone. Moments are computed in float64 and kept in
-    bfloat16.
+    rest the standard deviation of each number alone. On a grid that is coarser than the
+    activations, the directions are those of the cells' means, and the noise is what they leave.
 
     Args:
-        entering_NE: what enters the stage for the images of the class; one at least.
+        entering: what enters the stage for the images of the class, one at least.
+        grid: the shape to keep it in.
         rank: how many principal directions; fewer where there are fewer images.
+        dtype: of the numbers that are kept.
     """
-    mean_E = entering_NE.mean(dim=0)
-    centred_NE = entering_NE - mean_E
-    count = len(entering_NE)
-    # By the N x N products: E is often far larger than N.
-    products_NN = (centred_NE @ centred_NE.T).double()
-    values_N, vectors_NN = torch.linalg.eigh(products_NN)
-    kept = min(rank, count - 1)
-    values_R = values_N.flip(0)[:kept].clamp_min(1e-12)
-    vectors_NR = vectors_NN.flip(1)[:, :kept]
-    # A direction is centred' v / sqrt(value), its standard deviation sqrt(value / (N - 1)).
-    factor_RE = (vectors_NR / max(count - 1, 1) ** 0.5).T.float() @ centred_NE
-    del values_R
-    variance_E = centred_NE.square().sum(dim=0) / max(count - 1, 1)
-    residual_E = (variance_E - factor_RE.square().sum(dim=0)).clamp_min(0).sqrt()
+    count, shape = len(entering), tuple(entering.shape[1:])
+    coarse_NG = _coarsen(entering, grid).flatten(1)
+    mean_G = coarse_NG.mean(dim=0)
+    centred_NG = coarse_NG - mean_G
+    # By the N x N products, since a row is often far longer than there are rows. With the
+    # eigenvectors v of these, v' centred / sqrt(N - 1) is a direction times its deviation.
+    vectors_NN = torch.linalg.eigh((centred_NG @ centred_NG.T).double())[1]
+    leading_NR = vectors_NN.flip(1)[:, : min(rank, count - 1)]
+    factor_RG = (leading_NR / max(count - 1, 1) ** 0.5).T.float() @ centred_NG
+    explained = ClassStatistics("", shape, tuple(grid), {})._refine(factor_RG).square().sum(dim=0)
+    whole = (entering - ClassStatistics("", shape, tuple(grid), {})._refine(mean_G[None])).square()
+    left = (whole.mean(dim=0) - explained).clamp_min(0)
     return Gaussian(
-        mean_E=mean_E.bfloat16(),
-        factor_RE=factor_RE.bfloat16(),
-        residual_E=residual_E.bfloat16(),
-        low=float(entering_NE.min()),
-        high=float(entering_NE.max()),
+        mean_G=mean_G.to(dtype),
+        factor_RG=factor_RG.to(dtype),
+        residual_G=_coarsen(left[None], grid).flatten().sqrt().to(dtype),
+        low=float(entering.min()),
+        high=float(entering.max()),
     )
 
 
-def choose_rank(size: int, classes: int, limit: int) -> int:
-    """Return the rank at which the statistics take `limit` bytes at most.
+def _coarsen(values: Tensor, grid: Sequence[int]) -> Tensor:
+    if tuple(values.shape[1:]) == tuple(grid):
+        return values
+    return nn.functional.adaptive_avg_pool2d(values, list(grid[1:]))
 
-    It is `RANK` at most, and 0 where not even `LEAST_RANK` fits.
+
+@dataclass(frozen=True)
+class Layout:
+    """How class statistics are kept: the grid and the rank."""
+
+    grid: tuple[int, ...]
+    rank: int
+
+
+def plan_layout(shape: Sequence[int], classes: int, limit: int) -> Layout | None:
+    """Return how statistics of activations of this shape fit into `limit` bytes, if they do.
+
+    The rank falls from `RANK` to `LEAST_RANK` first. Then feature maps, C x H x W, are kept at half
+    of their resolution, since their leading directions are smooth.
     """
-    # a mean and a residual beside the principal directions
-    rank = min(RANK, limit // (BYTES * size * classes) - 2)
-    return rank if rank >= LEAST_RANK else 0
+    for grid in _list_grids(tuple(shape)):
+        # a mean and a residual beside the principal directions
+        rank = min(RANK, limit // (BYTES * prod(grid) * classes) - 2)
+        if rank >= LEAST_RANK:
+            return Layout(grid, rank)
+    return None
 
 
-def find_largest_size(classes: int, limit: int) -> int:
-    """Return how many numbers may enter a stage for `LEAST_RANK` to fit into `limit` bytes."""
-    return limit // (BYTES * classes * (LEAST_RANK + 2))
-
-
-def measure_classes(entering: Sequence[tuple[int, Tensor]], rank: int) -> dict[int, Gaussian]:
-    """Return the Gaussian of each (class, entering_NE)."""
-    return {index: fit_gaussian(entering_NE, rank) for index, entering_NE in entering}
+def _list_grids(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    # the last two of three are positions where they are alike; see `stages.measure_resolution`
+    if len(shape) != 3 or min(shape[1:]) < 2 or (shape[0] == shape[1] and shape[1] != shape[2]):
+        return [shape]
+    return [shape, (shape[0], -(-shape[1] // 2), -(-shape[2] // 2))]

@@ -5,23 +5,26 @@ forget, the stage g is refitted for seconds on draws h from these Gaussians, and
 With F the forgotten and R the retained classes, f0 = g(h) as it was, mu_k the mean of f0 over the
 draws of class k and S the mean over R of the covariance of f0 within a class:
 
-    target of a draw of c in F:  T = f0 + a_c (sum over k in R of p_k mu_k - mu_c)
-    p = softmax over R of the head's logits of f0
+    target of a draw of c in F:  T = f0 + a_c (sum over k in R of p_k mu_k - (1 - w) mu_c - w f0)
     minimise  mean over F of |g(h) - T|_P^2 + mean over R of |g(h) - f0|_P^2 + LAMBDA / 2 |V|^2
     |v|_P^2 = v' P v / D,  P = (S + 0.1 mean(diag S) I)^-1
 
+p says which retained classes a draw resembles, and so where images of the class fall afterwards.
 V are the whitened coordinates of the stage's weights (`rules.whitening`), and the optimiser is
 L-BFGS. LayerNorms, gammas and running statistics stay. Then the head: the forgotten rows become a
 low logit, and the retained ones are repaired by ridge regression onto their old logits.
 
-a_c, the depth, differs by class. It is found where images of the class are (`find_depth`) and kept as
-a number. Too small leaves the class where it was; too large makes a new cluster of it on the other
-side. So it is the smallest at which the original's head no longer names the class.
+What enters the stage does not change. So the statistics of the retained classes hold afterwards as
+they are, and another class can be forgotten with them.
+
+a_c, the depth, differs by class. It is found where images of the class are (`find_depth`) and kept
+as a number. Too small leaves the class where it was; too large makes a new cluster of it on the
+other side. So it is the smallest at which the original's head no longer names the class.
 
 Shapes: N draws, E numbers that enter the stage, D features, C classes, R retained classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,14 +32,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from expunge.core.heads import Head, find_head_name, read_head
-from expunge.core.modes import evaluation_mode
 from expunge.core.rules.paths import Change
-from expunge.core.rules.whitening import damp, whiten_stage
-from expunge.core.stages import Stage
+from expunge.core.rules.whitening import WIDEST, damp, whiten_stage
+from expunge.core.stages import Family, Stage, name_family
 from expunge.core.statistics import ClassStatistics
 
 NAME = "replay"
 FORGET_DRAWS, RETAIN_DRAWS = 512, 100  # of each class
+MOMENT_DRAWS = 500  # of each class
 WHITENING_DRAWS = 40  # of each retained class
 MOST_RETAINED = 2000  # draws of all retained classes together
 REPAIR_DRAWS, REPAIR_CODES = 300, 20  # of each retained class, and how often its code is repeated
@@ -45,11 +48,34 @@ LAMBDA = 1e-4
 REPAIR = 0.1  # ridge of the repair, in mean squares of a feature
 EVALUATIONS = 30
 CHUNK = 256  # draws in one pass; it bounds the memory
-# The depths that are tried, one after the other.
-DEPTHS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.45, 1.75, 2.1, 2.5, 3.0, 3.6, 4.3, 5.2, 6.2)
-# Retrained models give the missing class a logit this much below nought: -5 on CIFAR-10, -8 to -12 on
-# MNIST. A higher one relearns the class too fast.
-LOW_LOGIT = 5.0
+DEPTH_IMAGES = 500  # of a class, to find its depth by
+DEPTH_FITS = 5  # fits of a search, at most
+DEPTH_RATIO = 1.35  # from one depth to the next, until the class is gone
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What differs by what enters the stage. Set on MNIST (MLP) and CIFAR-10 (ResNet-20), seed 0.
+
+    `low_logit` is how far below nought the forgotten rows' logits are. `discriminants` takes p from
+    linear discriminants of what enters, instead of from the head's logits of f0. `collapse` is w.
+    `named` is the share of its images that the original's head may still name, in shares of an
+    even guess, 1 / C. `depth` is taken where a class's own is not known, and a search starts there.
+    """
+
+    low_logit: float
+    discriminants: bool
+    collapse: float
+    named: float
+    depth: float
+
+
+SETTINGS: Mapping[Family, Settings] = {
+    # retrained ResNets give the missing class a logit of -5, and MLPs of -8 to -12
+    "maps": Settings(low_logit=5, discriminants=False, collapse=0, named=1, depth=1.5),
+    "tokens": Settings(low_logit=5, discriminants=True, collapse=0, named=1, depth=0.9),
+    "vectors": Settings(low_logit=10, discriminants=True, collapse=0.15, named=0.05, depth=5),
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +111,8 @@ class Replay:
         classes = max((*task.forget, *task.retain)) + 1
         self.weights = {n: p.detach() for n, p in stage.upper.named_parameters()}
         self.device = next(iter(self.weights.values())).device
-        self.mixed = any(isinstance(m, nn.Conv2d) for m in stage.upper.modules())
+        family = name_family(stage)
+        self.settings, self.mixed = SETTINGS[family], family == "maps"
         self.head = _read_whole_head(model, classes)
         generator = torch.Generator().manual_seed(task.seed)
         each = max(2, min(RETAIN_DRAWS, MOST_RETAINED // len(task.retain)))
@@ -99,11 +126,7 @@ class Replay:
         )
         self.labels_N = self.labels_N.to(self.device)
         self.before_ND = self.compute_features(self.weights, self.drawn)
-        self.means = {
-            index: self.before_ND[self.labels_N == index].mean(dim=0)
-            for index in (*task.forget, *task.retain)
-        }
-        self.covariance_DD = self._measure_covariance()
+        self.means, self.covariance_DD = self._measure_moments()
         self.precision_DD = torch.linalg.inv(damp(self.covariance_DD, PENALTY)).float()
         generator = torch.Generator().manual_seed(task.seed + 21)
         few = max(1, min(WHITENING_DRAWS, MOST_RETAINED // len(task.retain)))
@@ -126,23 +149,51 @@ class Replay:
             features_ND: Tensor = functional_call(self.stage.upper, dict(parameters), (entering,))
         return features_ND.float()
 
-    def _measure_covariance(self) -> Tensor:
-        """Return the mean over the retained classes of the features' covariance, D x D."""
-        total = torch.zeros(self.before_ND.shape[1], self.before_ND.shape[1], device=self.device)
-        for index in self.task.retain:
-            own_ND = self.before_ND[self.labels_N == index] - self.means[index]
-            total += own_ND.T @ own_ND / max(len(own_ND) - 1, 1)
-        return total / len(self.task.retain)
+    def _measure_moments(self) -> tuple[dict[int, Tensor], Tensor]:
+        """Return the classes' mean features, and the retained ones' mean covariance, D x D.
+
+        From draws of their own: the fit's are too few for a covariance of a thousand features.
+        """
+        generator = torch.Generator().manual_seed(self.task.seed + 3)
+        each = max(2, min(MOMENT_DRAWS, 5 * MOST_RETAINED // len(self.task.retain)))
+        means: dict[int, Tensor] = {}
+        total = torch.zeros(())
+        for index in (*self.task.forget, *self.task.retain):
+            features_ND = self.compute_features(self.weights, self._draw(index, each, generator))
+            means[index] = features_ND.mean(dim=0)
+            if index in self.task.retain:
+                centred_ND = features_ND - means[index]
+                total = total + centred_ND.T @ centred_ND / (each - 1)
+        return means, total / len(self.task.retain)
 
     def _compute_moves(self) -> Tensor:
-        """Return sum_k p_k mu_k - mu_c for each draw of a forgotten class, and 0 for the others."""
-        logits_NR = self.head.logits(self.before_ND)[:, list(self.task.retain)]
+        """Return what a draw of a forgotten class moves by at depth 1; 0 for the others."""
+        forgotten_N, moves_ND = self._is_forgotten(), torch.zeros_like(self.before_ND)
+        before_FD = self.before_ND[forgotten_N]
+        if self.settings.discriminants and self.drawn[0].numel() <= WIDEST:
+            resembled_FR = self._discriminate(self.drawn[forgotten_N])
+        else:
+            resembled_FR = self.head.logits(before_FD)[:, list(self.task.retain)]
         means_RD = torch.stack([self.means[index] for index in self.task.retain])
-        moves_ND = logits_NR.softmax(dim=1) @ means_RD
-        for index in self.task.forget:
-            moves_ND[self.labels_N == index] -= self.means[index]
-        moves_ND[~self._is_forgotten()] = 0
+        own_FD = torch.stack([self.means[int(index)] for index in self.labels_N[forgotten_N]])
+        left_FD = torch.lerp(own_FD, before_FD, self.settings.collapse)
+        moves_ND[forgotten_N] = resembled_FR.softmax(dim=1) @ means_RD - left_FD
         return moves_ND
+
+    def _discriminate(self, entering: Tensor) -> Tensor:
+        """Return the retained classes' linear discriminants, N x R, of what enters the stage.
+
+        Their shared covariance is shrunk by a tenth towards its mean variance.
+        """
+        generator = torch.Generator().manual_seed(self.task.seed + 1)
+        each = max(2, min(MOMENT_DRAWS, 5 * MOST_RETAINED // len(self.task.retain)))
+        rows = [self._draw(index, each, generator).flatten(1) for index in self.task.retain]
+        means_RE = torch.stack([own_NE.mean(dim=0) for own_NE in rows])
+        centred_NE = torch.cat([own - mean for own, mean in zip(rows, means_RE, strict=True)])
+        covariance_EE = (centred_NE.T @ centred_NE).double() / len(centred_NE)
+        shrunk_EE = damp(0.9 * covariance_EE, 0.1 / 0.9)
+        weights_RE = torch.linalg.solve(shrunk_EE, means_RE.double().T).T.float()
+        return entering.flatten(1) @ weights_RE.T - 0.5 * (weights_RE * means_RE).sum(dim=1)
 
     def _is_forgotten(self) -> Tensor:
         return torch.isin(
@@ -157,9 +208,10 @@ class Replay:
             depth_N[self.labels_N == index] = depth
         targets_ND = self.before_ND + depth_N[:, None] * self.moves_ND
         # the mean over each of the two parts
-        weights_N = torch.where(
-            forgotten_N, 1 / forgotten_N.sum(), 1 / (~forgotten_N).sum()
-        ) / targets_ND.shape[1]
+        weights_N = (
+            torch.where(forgotten_N, 1 / forgotten_N.sum(), 1 / (~forgotten_N).sum())
+            / targets_ND.shape[1]
+        )
         coordinates = self.space.make_origin()
         names, leaves = list(coordinates), list(coordinates.values())
         count, parts = 0, (0.0, 0.0)
@@ -204,6 +256,60 @@ class Replay:
         return Fit(moved, *parts, evaluations=count)
 
 
+@dataclass(frozen=True)
+class DepthTrial:
+    """A depth that was tried, and the share of the images that the original's head still named."""
+
+    depth: float
+    named: float
+
+
+@dataclass(frozen=True)
+class DepthSearch:
+    """The depth of a class: the smallest that was found to be enough, or the largest tried."""
+
+    depth: float
+    sufficient: bool
+    trials: tuple[DepthTrial, ...]
+
+
+def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
+    """Find the smallest depth at which the head as it was no longer names the class.
+
+    "No longer" is a share of the images of `Settings.named` / C at most. Depths are tried upwards
+    or downwards from the usual one by a constant ratio, and then between the last two.
+
+    Args:
+        replay: of one class alone.
+        entering: what enters the stage for images of the class.
+        head: the original's.
+    """
+    (index,) = replay.task.forget
+    limit = replay.settings.named / len(head.bias_C)
+    trials: list[DepthTrial] = []
+
+    def is_enough(depth: float) -> bool:
+        features_ND = replay.compute_features(replay.fit({index: depth}).parameters, entering)
+        named = float((head.logits(features_ND).argmax(dim=1) == index).float().mean())
+        trials.append(DepthTrial(depth, named))
+        return named <= limit
+
+    depth, ratio = replay.settings.depth, DEPTH_RATIO
+    low, high = (None, depth) if is_enough(depth) else (depth, None)
+    while len(trials) < DEPTH_FITS and (low is None or high is None):
+        depth = depth / ratio if low is None else depth * ratio
+        if is_enough(depth):
+            high = depth
+        else:
+            low = depth
+    while len(trials) < DEPTH_FITS and low is not None and high is not None:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    if high is None:
+        return DepthSearch(max(trial.depth for trial in trials), False, tuple(trials))
+    return DepthSearch(high, True, tuple(trials))
+
+
 def _read_whole_head(model: nn.Module, least: int) -> Head:
     """Return the head's weights, whatever its number of classes is."""
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
@@ -212,9 +318,7 @@ def _read_whole_head(model: nn.Module, least: int) -> Head:
     return read_head(model, linear.out_features)
 
 
-def rebuild_head(
-    replay: Replay, fit: Fit, codes_KCHW: Tensor, classes_K: Tensor, *, low_logit: float = LOW_LOGIT
-) -> Head:
+def rebuild_head(replay: Replay, fit: Fit, codes_KCHW: Tensor, classes_K: Tensor) -> Head:
     """Return the head for a refitted stage: retained rows repaired, forgotten ones low.
 
     The retained rows are those of a ridge regression from the new features onto the old logits
@@ -244,7 +348,7 @@ def rebuild_head(
     repaired_RD = start_RD + step_DR.T
     weight_CD, bias_C = weight_CD.clone(), bias_C.clone()
     weight_CD[retain], bias_C[retain] = repaired_RD[:, :-1], repaired_RD[:, -1]
-    row_D, bias = make_low_row(new_ND, low_logit)
+    row_D, bias = make_low_row(new_ND, replay.settings.low_logit)
     weight_CD[list(task.forget)], bias_C[list(task.forget)] = row_D, bias
     return Head(weight_CD.float(), bias_C.float())
 
@@ -260,3 +364,37 @@ def make_low_row(features_ND: Tensor, low_logit: float) -> tuple[Tensor, float]:
     if float(logits_N.std()) > 0.5:
         return torch.zeros_like(mean_D), -low_logit
     return -low_logit * mean_D / mean_D.square().sum(), 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What replay did: the change of the weights, and what is left of both parts of the loss."""
+
+    change: Change
+    forget_loss: float
+    retain_loss: float
+
+
+def forget_by_replay(
+    replay: Replay, depths: Mapping[int, float], codes_KCHW: Tensor, classes_K: Tensor
+) -> Outcome:
+    """Forget the task's classes, each at its depth.
+
+    Args:
+        replay: of the classes to forget, together.
+        depths: by class; `Settings.depth` where a class has none.
+        codes_KCHW: the codes of all classes that the model still has.
+        classes_K: the class index of each code.
+    """
+    whole = {index: depths.get(index, replay.settings.depth) for index in replay.task.forget}
+    fit = replay.fit(whole)
+    head = rebuild_head(replay, fit, codes_KCHW, classes_K)
+    name = find_head_name(replay.model, len(head.bias_C))
+    before = dict(replay.model.named_parameters())
+    after = dict(fit.parameters)
+    after[f"{name}.weight"] = head.weight_CD
+    # without a bias the low row has none either
+    if f"{name}.bias" in before:
+        after[f"{name}.bias"] = head.bias_C
+    change = {key: value - before[key].detach() for key, value in after.items()}
+    return Outcome(change, fit.forget_loss, fit.retain_loss)

@@ -26,8 +26,8 @@ from expunge.core.stages import Stage, iterate_layers
 
 RHO = 0.01  # of the mean of lam: what keeps directions that no sample has from being free
 DAMPING = 0.01  # of the mean variance of a feature
-# A side of a layer that is wider is not rotated: the eigenvectors take its square in memory, and its
-# cube in time.
+# A side of a layer that is wider is not rotated: the eigenvectors take its square in memory, and
+# its cube in time.
 WIDEST = 5000
 CHUNK = 64  # samples in one backward pass
 
@@ -115,9 +115,7 @@ def whiten_stage(
     drawn_ND = torch.randn(len(entering), len(whitening_DD), generator=generator)
     probes_ND = drawn_ND.to(entering.device) @ whitening_DD
     with recorded:
-        for part, probe_ND in zip(
-            entering.split(CHUNK), probes_ND.split(CHUNK), strict=True
-        ):
+        for part, probe_ND in zip(entering.split(CHUNK), probes_ND.split(CHUNK), strict=True):
             # a leaf that wants a gradient, since the parameters may want none
             features_ND = stage.upper(part.clone().requires_grad_())
             (probe_ND * features_ND.float()).sum().backward()
@@ -173,8 +171,9 @@ class _Recorder:
 def _unfold(module: nn.Module, given: Tensor) -> Tensor:
     """Return a layer's inputs as rows with a 1, N x L x I."""
     if isinstance(module, nn.Conv2d):
+        # "same" or "valid"; no architecture of torchvision has it in its last stage
         if isinstance(module.padding, str):
-            raise ValueError(f"padding {module.padding!r} of a convolution is not supported")
+            raise NotImplementedError(f"padding {module.padding!r} of a convolution")
         patches_NIL = nn.functional.unfold(
             given, module.kernel_size, module.dilation, module.padding, module.stride
         )
