@@ -19,6 +19,7 @@ from expunge.knobs import JsonSettings, check_choice, check_range, describe, lis
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "none")
+DEPTHS = ("auto", "always", "never")
 AUGMENTATIONS = ("auto", "none", "flip", "crop-flip")
 # What a forget that passed is called, the lesser first; `core.grading.grades` says what each takes.
 GRADES = ("suppressed", "forgotten")
@@ -132,6 +133,23 @@ class TrainConfig(JsonSettings):
     )
     # Above 1 they run as a TrainJob of Kubeflow Trainer.
     nodes: int = field(default=1, metadata=describe("Machines, on a cluster.", low=1, high=1024))
+    statistics: float = field(
+        default=0.5,
+        metadata=describe(
+            "Room for class statistics, in shares of the weights' bytes; 0 keeps none.",
+            low=0,
+            high=100,
+        ),
+    )
+    stage: str = field(
+        default="", metadata=describe("Module that the last stage begins with, found if empty.")
+    )
+    depths: str = field(
+        default="auto",
+        metadata=describe(
+            "Whether to find each class's depth; auto does where it is cheap.", choices=DEPTHS
+        ),
+    )
     # For images that do not fit into memory.
     workers: int = field(
         default=2, metadata=describe("Processes that decode images.", low=0, high=1024)
@@ -149,6 +167,8 @@ class TrainConfig(JsonSettings):
             raise UserError("weights and init_from are both given; choose one of them")
 
 
+# What comes after the last step of a training: no weight depends on it.
+AFTERWARDS = ("statistics", "stage", "depths")
 # What the oracles of a version take of its recipe: their seeds are their own, and each is trained
 # from scratch.
 ORACLE_RECIPE = tuple(key for key in list_fields(TrainConfig) if key not in ("seed", "init_from"))
@@ -190,6 +210,8 @@ class PerturbConfig:
     rule: str = "auto"
     lambdas: tuple[float, ...] = ()
     budget: float = 0.015  # retained accuracy that the calibration may spend, a fraction
+    # Where images of the classes are that replay finds their depth by; "" for the version's own.
+    forget_data: str = ""
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -200,6 +222,11 @@ class PerturbConfig:
         if len(self.lambdas) not in (0, 2):
             raise UserError(
                 f"lambdas is {list(self.lambdas)}; expected lambda1 and lambda2, or neither"
+            )
+        if self.forget_data and self.rule not in ("auto", "replay"):
+            raise UserError(
+                f"forget_data is {self.forget_data!r}, and rule {self.rule!r} reads no images; "
+                "leave it out, or take rule replay"
             )
         if self.lambdas and self.rule != "paper":
             raise UserError(f"lambda1 and lambda2 belong to rule paper; the rule is {self.rule!r}")

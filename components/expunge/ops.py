@@ -259,15 +259,19 @@ def perturb(
     report: Output[Artifact],
     classes: List[int],
     parent: str,
+    dataset: Input[Dataset] = None,
     rule: str = "auto",
     lambdas: List[float] = [],
+    forget_data: str = "",
     gate: Dict[str, Any] = {},
     code: str = "",
     data: str = "",
 ) -> NamedTuple("Changed", [("digest", str)]):
-    """Forget the classes: one change of the weights, chosen on the codes alone.
+    """Forget the classes: one change of the weights.
 
-    Of the gate it reads what a forget may cost, as it goes as deep as that allows.
+    Of the gate it reads what a forget may cost, as a rule by the codes goes as deep as that allows.
+    Replay finds the depth of a class by its images in `dataset`, or in source `forget_data`, where
+    none was kept at training.
     """
     from pathlib import Path
 
@@ -277,9 +281,14 @@ def perturb(
     from expunge.steps.perturb import perturb
 
     budget = GateConfig.from_json(gate).budget
-    config = PerturbConfig(restore_classes(classes), rule, tuple(lambdas), budget)
+    config = PerturbConfig(restore_classes(classes), rule, tuple(lambdas), budget, forget_data)
     outcome = perturb(
-        config, Path(model.path), Path(fisher.path), Path(unlearned.path), parent=parent
+        config,
+        Path(model.path),
+        Path(fisher.path),
+        Path(unlearned.path),
+        parent=parent,
+        dataset=Path(dataset.path) if dataset else None,
     )
     files.write_json(Path(report.path), outcome)
     return (provenance.record_artifact(unlearned, "model"),)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from expunge.config import TrainConfig
+from expunge.config import AFTERWARDS, TrainConfig
 from expunge.core.grading.grades import LEAST_ORACLES
 from expunge.errors import RefusedError, UserError
 from expunge.knobs import list_fields
@@ -186,7 +186,8 @@ def build_oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = 
     """
     fields = set(list_fields(TrainConfig))
     known = {key: value for key, value in info.settings.items() if key in fields}
-    missing = sorted(fields - {*known, "seed", "nodes"})  # which stands there where it is not 1
+    # the number of nodes stands there where it is not 1
+    missing = sorted(fields - {*known, "seed", "nodes", *AFTERWARDS})
     if missing:
         raise UserError(
             f"the model does not say how it was trained (its {', '.join(missing)}); an oracle can "
@@ -202,6 +203,7 @@ def build_oracle_config(info: ModelInfo, classes: Sequence[int], weights: str = 
         **{
             **known,
             "without": list_left_out(info, classes),
+            "statistics": 0.0,  # nobody forgets a class of an oracle
             "weights": _choose_weights(known["weights"], weights),
             "seed": derive_oracle_seeds(compute_recipe_key(info, classes), 1)[0],
         }

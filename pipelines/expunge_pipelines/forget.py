@@ -33,13 +33,16 @@ def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComp
         version: int = 0,
         rule: str = "auto",
         lambdas: List[float] = [],
+        forget_data: str = "",
         gate: Dict[str, Any] = GATE,
         dry_run: bool = False,
     ) -> None:
         """Forget what is pending of a model, or `requests`; an empty queue ends it at once.
 
-        Nothing is registered unless the gate passes. `gate` is a `GateConfig`; what is left out of
-        it has its default. A dry run takes `classes` of `version`, no request, and ends there.
+        Nothing is registered unless the gate passes. Images of the classes in source `forget_data`
+        choose how deep replay goes, where none was kept at training. `gate` is a `GateConfig`; what
+        is left out of it has its default. A dry run takes `classes` of `version`, no request, and
+        ends there.
         """
         settled = place(ops.close_requests(name=name, attempts=attempts))
         with dsl.ExitHandler(settled, "requests-are-settled"):
@@ -55,7 +58,7 @@ def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComp
                 )
             )
             with dsl.If(base.outputs["Output"] == True, "something-to-forget"):  # noqa: E712
-                settings = ForgetSettings(rule, lambdas, gate, dry_run)
+                settings = ForgetSettings(rule, lambdas, forget_data, gate, dry_run)
                 _forget_claimed(place, base, name, settings)
 
     return forget
@@ -67,6 +70,7 @@ class ForgetSettings:
 
     rule: str
     lambdas: List[float]
+    forget_data: str
     gate: Dict[str, Any]
     dry_run: bool
 
@@ -99,11 +103,13 @@ def _forget_claimed(place: Place, base: PipelineTask, name: str, settings: Forge
             fisher=terms.outputs["fisher"],
             classes=classes,
             parent=base.outputs["reference"],
+            dataset=data.outputs["dataset"],
             rule=settings.rule,
             lambdas=settings.lambdas,
+            forget_data=settings.forget_data,
             gate=settings.gate,
             code=code,
-            data=f"{digest} {terms.outputs['digest']}",
+            data=f"{digest} {terms.outputs['digest']} {data.outputs['digest']}",
         )
     )
     model, unlearned = changed.outputs["unlearned"], changed.outputs["digest"]

@@ -141,7 +141,7 @@ def fit_gaussian(
 def _coarsen(values: Tensor, grid: Sequence[int]) -> Tensor:
     if tuple(values.shape[1:]) == tuple(grid):
         return values
-    return nn.functional.adaptive_avg_pool2d(values, list(grid[1:]))
+    return nn.functional.adaptive_avg_pool2d(values, (grid[1], grid[2]))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import expunge
 from expunge.errors import OperationalError, UserError
 from expunge.formats.files import digest_file
 from expunge.formats.model import CODES, ONNX, WEIGHTS, ModelInfo, load_model_info, make_opaque_name
+from expunge.formats.statistics import list_statistics_classes
 from expunge.oracles import SUFFIX, check_model_name, compute_recipe_key, holds_oracles
 from expunge.registry.store import connect, translate_errors
 from expunge.registry.versions import (
@@ -25,6 +26,7 @@ from expunge.registry.versions import (
     SEED_TAG,
     Version,
     list_files,
+    list_files_of,
     list_versions,
     name_digest_tag,
     resolve,
@@ -93,15 +95,20 @@ def _check_forgotten(info: ModelInfo, folder: Path) -> None:
 
     with safe_open(folder / CODES, framework="numpy") as file:
         coded = {int(index) for index in file.get_tensor("classes_K")}
+    described = list_statistics_classes(folder)
     for index in info.forgotten:
         if info.class_names[index] != make_opaque_name(index):
             raise OperationalError(f"the model forgot class {index} and still holds its name")
         if index in coded:
             raise OperationalError(f"the model forgot class {index} and still holds its code")
+        if index in described:
+            raise OperationalError(f"the model forgot class {index} and still holds its statistics")
 
 
 def _build_tags(run_id: str, info: ModelInfo, folder: Path, kind: str) -> dict[str, str]:
-    tags = {name_digest_tag(file): digest_file(folder / file) for file in list_files(kind)}
+    tags = {
+        name_digest_tag(file): digest_file(folder / file) for file in list_files_of(folder, kind)
+    }
     tags |= {f"expunge.data.{split}": digest for split, digest in info.data_digests.items()}
     tags |= {
         KIND_TAG: kind,
@@ -132,7 +139,7 @@ def _upload_model(
         with tempfile.TemporaryDirectory() as scratch:
             flavoured = Path(scratch) / "model"
             _save_flavour(flavoured, folder, info, run_id=run_id, model_id=model_id)
-            for file in list_files(kind):
+            for file in list_files_of(folder, kind):
                 shutil.copyfile(folder / file, flavoured / file)
             client.log_model_artifacts(model_id, str(flavoured))
         client.finalize_logged_model(model_id, "READY")

@@ -14,6 +14,7 @@ from expunge.errors import OperationalError, UserError
 from expunge.formats.files import digest_file
 from expunge.formats.fisher import FISHER
 from expunge.formats.model import CODES, MODEL, ONNX, WEIGHTS, ModelInfo, load_model_info
+from expunge.formats.statistics import STATISTICS
 from expunge.oracles import SUFFIX, check_model_name, holds_oracles, name_oracle_model
 from expunge.registry.store import connect, iterate_pages, translate_errors
 
@@ -28,14 +29,23 @@ KEY_TAG, SEED_TAG = "expunge.oracle", "expunge.oracle.seed"
 ACCURACY_TAG = "expunge.test_accuracy"
 
 
+# files that a version may have
+OPTIONAL_FILES = {STATISTICS: "statistics"}
+
+
 def list_files(kind: str) -> tuple[str, ...]:
     """Return the files of a version; an oracle forgets nothing, so it needs no Fisher total."""
     return tuple(file for file in FILES if kind != ORACLE or file != FISHER)
 
 
+def list_files_of(folder: Path, kind: str) -> tuple[str, ...]:
+    """Return the files of the version that a folder would become."""
+    return (*list_files(kind), *(file for file in OPTIONAL_FILES if (folder / file).exists()))
+
+
 def name_digest_tag(file: str) -> str:
     """Return the tag that holds the SHA-256 of one of a version's files."""
-    return DIGEST_TAG + FILES[file]
+    return DIGEST_TAG + (FILES | OPTIONAL_FILES)[file]
 
 
 @dataclass(frozen=True)
@@ -61,10 +71,18 @@ class Version:
 
     @property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of its files: info, weights, codes, onnx, and but for oracles fim_total."""
-        return {
-            FILES[file]: self.tags.get(name_digest_tag(file), "") for file in list_files(self.kind)
-        }
+        """The SHA-256 of its files: info, weights, codes, onnx, fim_total and statistics.
+
+        An oracle has no fim_total, and not every version has statistics.
+        """
+        names = FILES | OPTIONAL_FILES
+        return {names[file]: self.tags.get(name_digest_tag(file), "") for file in self.files}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it has beside MLflow's own."""
+        optional = [file for file in OPTIONAL_FILES if name_digest_tag(file) in self.tags]
+        return (*list_files(self.kind), *optional)
 
     @property
     def seed(self) -> int | None:
@@ -250,7 +268,7 @@ def download(version: Version, folder: Path) -> None:
         got = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=fresh))
         if not (got / MODEL).is_file():
             raise UserError(f"{version.uri} holds no {MODEL}; it is no version of expunge")
-        files = list_files(version.kind)
+        files = version.files
         for name in files:
             expected = version.tags.get(name_digest_tag(name), "")
             actual = digest_file(got / name) if (got / name).is_file() else "missing"

@@ -7,68 +7,67 @@ from typing import Any
 
 from expunge.class_selection import check_forgettable
 from expunge.config import PerturbConfig
-from expunge.device import best_device
-from expunge.formats.files import replace_non_finite
-from expunge.formats.fisher import load_forget_terms
+from expunge.errors import UserError
 from expunge.formats.model import Codes, ModelInfo, load_model, make_opaque_name, save_model
 
 
 def perturb(
-    config: PerturbConfig, model: Path, fisher: Path, unlearned: Path, *, parent: str
+    config: PerturbConfig,
+    model: Path,
+    fisher: Path,
+    unlearned: Path,
+    *,
+    parent: str,
+    dataset: Path | None = None,
 ) -> dict[str, Any]:
     """Forget `config.classes` of the model in folder `model` and write the result to `unlearned`.
 
     `fisher` is the folder that `compute_fim` wrote for these classes, `parent` the NAME/VERSION of
-    the model. What is written holds neither the forgotten classes' codes nor their names.
+    the model, `dataset` a folder with training images, by which replay finds the depth of a class
+    that none was kept for. What is written holds neither the forgotten classes' codes nor their
+    statistics nor their names.
 
     Raises:
-        UserError: a class is unknown, forgotten already, or the last, or its code has no gradient.
+        UserError: a class is unknown, forgotten already, or the last; its code has no gradient; or
+            rule replay is asked for and the model has no statistics.
     """
     import torch
 
-    from expunge.core.rules.calibrate import calibrate
-    from expunge.core.rules.paths import Trial
+    from expunge.device import best_device
+    from expunge.forgetting.by_replay import forget_by_replay, uses_replay
+    from expunge.forgetting.codes import forget_by_codes
+    from expunge.formats.statistics import load_statistics, save_statistics
 
     stored = load_model(model)
     check_forgettable(stored.info, config.classes)
-    device = best_device()
-    terms = load_forget_terms(fisher, device)
-    module = stored.module.to(device)
-    classes_K = stored.codes.classes_K.to(device)
-    codes_KCHW = stored.codes.images_KCHW.to(device)
-    forget_K = torch.isin(classes_K, torch.tensor(config.classes, device=device))
+    statistics = load_statistics(model, best_device())
     since = time.perf_counter()
-    choice = calibrate(
-        module,
-        codes_KCHW,
-        classes_K,
-        forget_K,
-        terms=terms,
-        rule=config.rule,
-        lambdas=config.lambdas,
-        budget=config.budget,
-    )
+    if uses_replay(config, statistics.gaussians if statistics else None):
+        if statistics is None:
+            raise UserError(
+                f"rule {config.rule} needs class statistics, and this version has none; train a "
+                "version with --statistics above 0, or take rule auto"
+            )
+        forgetting = forget_by_replay(config, stored, statistics, dataset)
+    else:
+        forgetting = forget_by_codes(config, stored, fisher)
     calibrated = time.perf_counter()
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            parameter.add_(choice.change[name])
+        for name, parameter in stored.module.named_parameters():
+            if name in forgetting.change:
+                parameter.add_(forgetting.change[name])
     applied = time.perf_counter()
     # A code that stays would let anybody train the class back in.
-    kept_K = ~forget_K.cpu()
+    kept_K = ~torch.isin(stored.codes.classes_K, torch.tensor(config.classes))
     codes = Codes(stored.codes.images_KCHW[kept_K], stored.codes.classes_K[kept_K])
     info = _describe_unlearned(stored.info, config.classes, parent)
-    save_model(unlearned, info, module.state_dict(), codes)
-
-    def describe_trial(trial: Trial) -> dict[str, Any]:
-        # JSON has no number for infinity, which a trial that broke the model has.
-        values: dict[str, Any] = replace_non_finite(dataclasses.asdict(trial))
-        return values
-
+    if statistics is not None:
+        kept = [index for index in statistics.gaussians if index not in config.classes]
+        save_statistics(unlearned, statistics.select(kept))
+    save_model(unlearned, info, stored.module.state_dict(), codes)
     return {
         "classes": sorted(config.classes),
-        **describe_trial(choice.trial),
-        "sufficient": choice.sufficient,
-        "trials": [describe_trial(trial) for trial in choice.trials],
+        **forgetting.report,
         "calibration_seconds": calibrated - since,
         "perturbation_seconds": applied - calibrated,
     }

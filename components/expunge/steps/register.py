@@ -30,6 +30,7 @@ def register(
     from expunge.formats.files import read_json
     from expunge.formats.fisher import FISHER
     from expunge.formats.model import CODES, MODEL, ONNX, WEIGHTS
+    from expunge.formats.statistics import STATISTICS
     from expunge.lifecycle import provenance
     from expunge.validation_report import ValidationReport
 
@@ -40,7 +41,7 @@ def register(
             f"({', '.join(verdict.rejections)}); nothing is registered"
         )
     # A folder of its own, with what a version holds and nothing else that a step may have left.
-    sources = {part: model / part for part in (MODEL, WEIGHTS, CODES)}
+    sources = {part: model / part for part in (MODEL, WEIGHTS, CODES, STATISTICS)}
     sources |= {FISHER: fisher / FISHER, ONNX: onnx}
     tags = {"expunge.gate": "passed", "expunge.grade": verdict.grade}
     # Before the upload: it takes long, and another run may have the requests by now.
@@ -50,7 +51,7 @@ def register(
     run_id = registry.attach_run(name, kind)
     with tempfile.TemporaryDirectory() as folder:
         for part, path in sources.items():
-            if path.is_file():  # the registry names those that are missing
+            if path.is_file():  # the registry names those that are missing and needed
                 shutil.copyfile(path, Path(folder) / part)
         version = registry.register(run_id, name, Path(folder), tags, kind)
         provenance.record_version(version, Path(folder))

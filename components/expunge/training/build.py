@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from expunge.config import TrainConfig
+from expunge.config import AFTERWARDS, TrainConfig
 from expunge.core.codes import draw_codes
 from expunge.core.epoch import Inputs, derive_seed
 from expunge.core.precision import choose_precision
@@ -160,6 +160,7 @@ def _build_recipe(
     node is left out, so that recipes without the setting keep their key.
     """
     settings = {**config.to_json(), "without": sorted(config.without), **start}
+    settings = {key: value for key, value in settings.items() if key not in AFTERWARDS}
     if config.nodes == 1:
         del settings["nodes"]
     return {

@@ -23,6 +23,7 @@ from expunge.training.checkpoints import (
 from expunge.training.progress import Progress
 from expunge.training.session import Session
 from expunge.training.spec import OnEpoch, TrainingSpec
+from expunge.training.statistics import write_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,10 @@ def train_here(spec: TrainingSpec, on_epoch: OnEpoch) -> dict[str, Any]:
                 _record_checkpoints(folder, retained)
             report = _run_epochs(session, folder, on_epoch)
             if session.first:
+                statistics = write_statistics(session, spec.model)
                 # The model first: a process killed in between only writes it again.
                 _write_model(session, spec.model)
+                report["statistics"] = statistics
                 remove_checkpoints(folder)
             if recording:
                 _record_removal(folder)

@@ -44,6 +44,13 @@ from expunge_pipelines.cli.verdict_tables import (
     help="The paper's lambda2, with --rule paper.  [default: chosen on the codes]",
 )
 @click.option(
+    "--forget-data",
+    default="",
+    metavar="SOURCE",
+    help="Images of the classes: they choose how deep rule replay goes, and nothing else.  "
+    "[default: the version's own data]",
+)
+@click.option(
     "--base-version", type=int, help="The version to start from.  [default: the champion]"
 )
 @click.option("--dry-run", is_flag=True, help="Validate, and register nothing.")
@@ -58,6 +65,7 @@ def forget_command(
     rule: str,
     lambda1: float | None,
     lambda2: float | None,
+    forget_data: str,
     base_version: int | None,
     dry_run: bool,
     reason: str,
@@ -78,6 +86,7 @@ def forget_command(
         rule=rule,
         # One of the two alone is refused by the rule, which says how many it takes.
         lambdas=tuple(value for value in (lambda1, lambda2) if value is not None),
+        forget_data=forget_data,
         policy=policy,
         base_version=base_version,
         dry_run=dry_run,

@@ -38,7 +38,7 @@ def rule_option(command: Command) -> Command:
         type=click.Choice(list_rule_choices()),
         default="auto",
         show_default=True,
-        help="How the weights are changed; auto takes the rule that does the least damage.",
+        help="How the weights are changed; auto is replay if the version has class statistics.",
     )(command)
 
 

@@ -13,6 +13,7 @@ from expunge.policy import Policy
 from expunge_pipelines.jobs.forget_run import ForgetRun
 from expunge_pipelines.jobs.parameters import forget_parameters
 from expunge_pipelines.jobs.requests import file_missing_requests, select_classes
+from expunge_pipelines.jobs.sources import absolute_source
 from expunge_pipelines.runners.base import LOCAL
 from expunge_pipelines.runners.lease import LEASE_SECONDS
 
@@ -26,6 +27,7 @@ def forget(
     *,
     rule: str = "auto",
     lambdas: tuple[float, ...] = (),
+    forget_data: str = "",
     policy: Policy | None = None,
     base_version: int | None = None,
     dry_run: bool = False,
@@ -37,7 +39,8 @@ def forget(
     """Forget classes of `name`, given by index or name, and promote what passes the gate.
 
     It files a request for them, or takes those that stand for them already, and runs these alone.
-    The result is compared with the oracles that there are. A dry run files and claims nothing. If
+    The result is compared with the oracles that there are. Images of the classes in `forget_data`
+    choose how deep rule replay goes, and nothing else. A dry run files and claims nothing. If
     this is interrupted, or was a mistake, the request that it filed is withdrawn. If it failed,
     `run_requests` takes the request up again.
 
@@ -58,13 +61,15 @@ def forget(
             "or add --dry-run"
         )
     # Built for its checks alone: a wrong rule or strength is better refused before a run starts.
-    PerturbConfig(classes, rule, lambdas, policy.gate.budget)
+    PerturbConfig(classes, rule, lambdas, policy.gate.budget, forget_data)
+    if forget_data:
+        forget_data = absolute_source(forget_data)
     if policy.gate.grade == "forgotten":
         oracles = len(registry.list_oracles(name, compute_recipe_key(info, classes)))
         check_enough_oracles(
             name, info, classes, found=oracles, grade=policy.gate.grade, version=base.version
         )
-    parameters = build_parameters(name, rule, policy, lambdas)
+    parameters = build_parameters(name, rule, policy, lambdas, forget_data)
     if dry_run:
         parameters |= {"classes": list(classes), "version": base.version, "dry_run": True}
         return ForgetRun(name, parameters, runner, on_start).measure()
@@ -101,10 +106,14 @@ def _run_until_current(run: ForgetRun) -> dict[str, Any]:
 
 
 def build_parameters(
-    name: str, rule: str, policy: Policy, lambdas: Sequence[float] = ()
+    name: str,
+    rule: str,
+    policy: Policy,
+    lambdas: Sequence[float] = (),
+    forget_data: str = "",
 ) -> dict[str, Any]:
     """Return what a forget pipeline on this machine takes."""
-    return forget_parameters(rule, policy, lambdas=lambdas) | {
+    return forget_parameters(rule, policy, lambdas=lambdas, forget_data=forget_data) | {
         "name": name,
         "lease_seconds": LEASE_SECONDS,
         "attempts": states.ATTEMPTS,

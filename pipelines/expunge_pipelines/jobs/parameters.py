@@ -39,9 +39,9 @@ def train_parameters(
 
 
 def forget_parameters(
-    rule: str, policy: Policy, *, lambdas: Sequence[float] = ()
+    rule: str, policy: Policy, *, lambdas: Sequence[float] = (), forget_data: str = ""
 ) -> dict[str, Any]:
-    """Return what the forget pipeline takes of a rule and a policy."""
+    """Return what the forget pipeline takes of a rule, its settings and a policy."""
     gate = policy.gate
     if set(gate.block) == set(BASE_CHECKS):
         # In the default's order, for a schedule to find that it is the default.
@@ -50,6 +50,7 @@ def forget_parameters(
         "approval": policy.approval,
         "rule": rule,
         "lambdas": list(lambdas),
+        "forget_data": forget_data,
         "gate": gate.to_json(FORGET_GATE),
     }
 

@@ -1,10 +1,14 @@
-"""Rules of forgetting: each proposes changes of the weights, and the calibration picks one.
+"""Rules of forgetting: how the weights change.
 
-To add a rule, write one file in this folder and one line in `RULES`. The file defines a `Rule`: how
-little probability a forgotten code may keep, and a function from `RuleInputs` to the paths that the
-rule proposes (`paths.WeightPath`: for each strength a change of the weights). Search, measurement,
-the command's `--rule` and the settings' check read `RULES`, and `auto` tries every rule in it. A
-rule that reads more than weights and Fisher terms adds an optional field to `RuleInputs`.
+`replay` refits the last stage on draws from class statistics (`rules.replay`). The others go by the
+codes: each proposes changes of the weights, and the calibration picks one (`rules.calibrate`).
+
+To add a rule of the second kind, write one file in this folder and one line in `RULES`. The file
+defines a `Rule`: how little probability a forgotten code may keep, and a function from `RuleInputs`
+to the paths that the rule proposes (`paths.WeightPath`: for each strength a change of the weights).
+Search, measurement, the command's `--rule` and the settings' check read `RULES`. `auto` is replay
+where a model has statistics of the classes, and else tries every rule in `RULES`. A rule that reads
+more than weights and Fisher terms adds an optional field to `RuleInputs`.
 
 This module imports no torch: the command offers the names before torch is needed.
 """
@@ -28,7 +32,8 @@ RULES = {
     "paper": "expunge.core.rules.paper:RULE",
     "natural": "expunge.core.rules.natural:RULE",
 }
-AUTO = "auto"  # every rule is tried, and the mildest is taken
+AUTO = "auto"
+REPLAY = "replay"
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ class Rule:
 
 
 def list_rule_choices() -> list[str]:
-    """Return what a user may name as the rule: `auto`, then every rule."""
-    return [AUTO, *RULES]
+    """Return what a user may name as the rule: `auto`, `replay`, then the rules by the codes."""
+    return [AUTO, REPLAY, *RULES]
 
 
 def load_rule(name: str) -> Rule:

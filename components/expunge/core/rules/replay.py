@@ -40,6 +40,7 @@ from expunge.core.statistics import ClassStatistics
 NAME = "replay"
 FORGET_DRAWS, RETAIN_DRAWS = 512, 100  # of each class
 MOMENT_DRAWS = 500  # of each class
+CODE_DRAWS = 10  # how often a retained code stands among the draws
 WHITENING_DRAWS = 40  # of each retained class
 MOST_RETAINED = 2000  # draws of all retained classes together
 REPAIR_DRAWS, REPAIR_CODES = 300, 20  # of each retained class, and how often its code is repeated
@@ -100,11 +101,17 @@ class Fit:
 class Replay:
     """Draws, targets and coordinates of one task, for fits at several depths.
 
-    The model has to be in eval mode and is not changed.
+    The model has to be in eval mode and is not changed. `codes` are the mnemonic codes of the
+    retained classes and their class indices: what they give has to stay as well.
     """
 
     def __init__(
-        self, model: nn.Module, stage: Stage, statistics: ClassStatistics, task: Task
+        self,
+        model: nn.Module,
+        stage: Stage,
+        statistics: ClassStatistics,
+        task: Task,
+        codes: tuple[Tensor, Tensor],
     ) -> None:
         self.model, self.stage, self.statistics, self.task = model, stage, statistics, task
         # the head's rows of all classes, forgotten ones too
@@ -116,32 +123,41 @@ class Replay:
         self.head = _read_whole_head(model, classes)
         generator = torch.Generator().manual_seed(task.seed)
         each = max(2, min(RETAIN_DRAWS, MOST_RETAINED // len(task.retain)))
+        kept_K = torch.isin(codes[1], torch.tensor(task.retain, device=codes[1].device))
+        with torch.no_grad():
+            self.entering_codes = stage.enter(codes[0][kept_K])
+        repeated = [self.entering_codes] * CODE_DRAWS
         self.drawn = torch.cat(
-            [self._draw(index, FORGET_DRAWS, generator) for index in task.forget]
-            + [self._draw(index, each, generator) for index in task.retain]
+            [self.draw(index, FORGET_DRAWS, generator) for index in task.forget]
+            + [self.draw(index, each, generator) for index in task.retain]
+            + repeated
         )
         counts = [FORGET_DRAWS] * len(task.forget) + [each] * len(task.retain)
         self.labels_N = torch.tensor([*task.forget, *task.retain]).repeat_interleave(
             torch.tensor(counts)
         )
-        self.labels_N = self.labels_N.to(self.device)
+        coded_K = codes[1][kept_K].repeat(CODE_DRAWS).to(self.device)
+        self.labels_N = torch.cat([self.labels_N.to(self.device), coded_K])
         self.before_ND = self.compute_features(self.weights, self.drawn)
         self.means, self.covariance_DD = self._measure_moments()
         self.precision_DD = torch.linalg.inv(damp(self.covariance_DD, PENALTY)).float()
         generator = torch.Generator().manual_seed(task.seed + 21)
         few = max(1, min(WHITENING_DRAWS, MOST_RETAINED // len(task.retain)))
-        entering = torch.cat([self._draw(index, few, generator) for index in task.retain])
+        entering = torch.cat(
+            [self.draw(index, few, generator) for index in task.retain] + [self.entering_codes]
+        )
         self.space = whiten_stage(stage, entering, self.covariance_DD, generator)
         self.moves_ND = self._compute_moves()
 
-    def _draw(self, index: int, count: int, generator: torch.Generator) -> Tensor:
+    def draw(self, index: int, count: int, generator: torch.Generator) -> Tensor:
+        """Draw what enters the stage for a class, in the memory layout of the model."""
         drawn = self.statistics.draw(index, count, generator)
         return drawn.contiguous(memory_format=torch.channels_last) if drawn.dim() == 4 else drawn
 
     def compute_features(self, parameters: Mapping[str, Tensor], entering: Tensor) -> Tensor:
         """Return the features_ND of the stage with these parameters."""
         with torch.no_grad():
-            return torch.cat([self._run(parameters, part) for part in entering.split(CHUNK)])
+            return torch.cat([self._run(parameters, part) for part in torch.split(entering, CHUNK)])
 
     def _run(self, parameters: Mapping[str, Tensor], entering: Tensor) -> Tensor:
         # a small stage of matrices is faster in float32, and finer
@@ -159,7 +175,7 @@ class Replay:
         means: dict[int, Tensor] = {}
         total = torch.zeros(())
         for index in (*self.task.forget, *self.task.retain):
-            features_ND = self.compute_features(self.weights, self._draw(index, each, generator))
+            features_ND = self.compute_features(self.weights, self.draw(index, each, generator))
             means[index] = features_ND.mean(dim=0)
             if index in self.task.retain:
                 centred_ND = features_ND - means[index]
@@ -187,18 +203,17 @@ class Replay:
         """
         generator = torch.Generator().manual_seed(self.task.seed + 1)
         each = max(2, min(MOMENT_DRAWS, 5 * MOST_RETAINED // len(self.task.retain)))
-        rows = [self._draw(index, each, generator).flatten(1) for index in self.task.retain]
+        rows = [self.draw(index, each, generator).flatten(1) for index in self.task.retain]
         means_RE = torch.stack([own_NE.mean(dim=0) for own_NE in rows])
         centred_NE = torch.cat([own - mean for own, mean in zip(rows, means_RE, strict=True)])
         covariance_EE = (centred_NE.T @ centred_NE).double() / len(centred_NE)
         shrunk_EE = damp(0.9 * covariance_EE, 0.1 / 0.9)
-        weights_RE = torch.linalg.solve(shrunk_EE, means_RE.double().T).T.float()
+        weights_RE: Tensor = torch.linalg.solve(shrunk_EE, means_RE.double().T).T.float()
         return entering.flatten(1) @ weights_RE.T - 0.5 * (weights_RE * means_RE).sum(dim=1)
 
     def _is_forgotten(self) -> Tensor:
-        return torch.isin(
-            self.labels_N, torch.tensor(self.task.forget, device=self.labels_N.device)
-        )
+        forget = torch.tensor(self.task.forget, device=self.labels_N.device)
+        return torch.isin(self.labels_N, forget)
 
     def fit(self, depths: Mapping[int, float]) -> Fit:
         """Refit the stage so that each forgotten class moves by its depth."""
@@ -237,16 +252,18 @@ class Replay:
             for start in range(0, len(self.drawn), CHUNK):
                 part = slice(start, start + CHUNK)
                 gap_ND = self._run(held, self.drawn[part]) - targets_ND[part]
-                loss_N = ((gap_ND @ self.precision_DD) * gap_ND).sum(dim=1) * weights_N[part]
-                loss_N.sum().backward()
+                # v' P v and its gradient 2 P v from one product, the largest where D is
+                with torch.no_grad():
+                    weighed_ND = (gap_ND @ self.precision_DD) * weights_N[part, None]
+                    loss_N = (weighed_ND * gap_ND).sum(dim=1)
+                torch.autograd.backward(gap_ND, 2 * weighed_ND)
                 own_N = forgotten_N[part]
                 losses[0] += float(loss_N[own_N].sum())
                 losses[1] += float(loss_N[~own_N].sum())
             gradients = [held[n].grad for n in changed]
             torch.autograd.backward([moved[n] for n in changed], gradients)
-            penalty = 0.5 * LAMBDA * sum(leaf.square().sum() for leaf in leaves)
-            assert isinstance(penalty, Tensor)
-            penalty.backward()
+            penalty = 0.5 * LAMBDA * torch.stack([leaf.square().sum() for leaf in leaves]).sum()
+            torch.autograd.backward(penalty)
             count, parts = count + 1, (losses[0], losses[1])
             return penalty.detach() + sum(losses)
 
@@ -266,11 +283,15 @@ class DepthTrial:
 
 @dataclass(frozen=True)
 class DepthSearch:
-    """The depth of a class: the smallest that was found to be enough, or the largest tried."""
+    """The depth of a class: the smallest that was found to be enough, or the largest tried.
+
+    `fit` is the stage that was refitted to it.
+    """
 
     depth: float
     sufficient: bool
     trials: tuple[DepthTrial, ...]
+    fit: Fit
 
 
 def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
@@ -287,9 +308,11 @@ def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
     (index,) = replay.task.forget
     limit = replay.settings.named / len(head.bias_C)
     trials: list[DepthTrial] = []
+    fits: dict[float, Fit] = {}
 
     def is_enough(depth: float) -> bool:
-        features_ND = replay.compute_features(replay.fit({index: depth}).parameters, entering)
+        fits[depth] = replay.fit({index: depth})
+        features_ND = replay.compute_features(fits[depth].parameters, entering)
         named = float((head.logits(features_ND).argmax(dim=1) == index).float().mean())
         trials.append(DepthTrial(depth, named))
         return named <= limit
@@ -305,9 +328,8 @@ def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
     while len(trials) < DEPTH_FITS and low is not None and high is not None:
         middle = (low * high) ** 0.5
         low, high = (low, middle) if is_enough(middle) else (middle, high)
-    if high is None:
-        return DepthSearch(max(trial.depth for trial in trials), False, tuple(trials))
-    return DepthSearch(high, True, tuple(trials))
+    chosen = max(fits) if high is None else high
+    return DepthSearch(chosen, high is not None, tuple(trials), fits[chosen])
 
 
 def _read_whole_head(model: nn.Module, least: int) -> Head:
@@ -318,7 +340,7 @@ def _read_whole_head(model: nn.Module, least: int) -> Head:
     return read_head(model, linear.out_features)
 
 
-def rebuild_head(replay: Replay, fit: Fit, codes_KCHW: Tensor, classes_K: Tensor) -> Head:
+def rebuild_head(replay: Replay, fit: Fit) -> Head:
     """Return the head for a refitted stage: retained rows repaired, forgotten ones low.
 
     The retained rows are those of a ridge regression from the new features onto the old logits
@@ -331,11 +353,8 @@ def rebuild_head(replay: Replay, fit: Fit, codes_KCHW: Tensor, classes_K: Tensor
     retain = list(task.retain)
     generator = torch.Generator().manual_seed(task.seed + 8)
     each = max(2, min(REPAIR_DRAWS, 3 * MOST_RETAINED // len(retain)))
-    entering = torch.cat([replay._draw(index, each, generator) for index in retain])
-    kept_K = torch.isin(classes_K, torch.tensor(retain, device=classes_K.device))
-    with torch.no_grad():
-        codes = replay.stage.enter(codes_KCHW[kept_K])
-    entering = torch.cat([entering, *[codes] * REPAIR_CODES])
+    entering = torch.cat([replay.draw(index, each, generator) for index in retain])
+    entering = torch.cat([entering, *[replay.entering_codes] * REPAIR_CODES])
     new_ND = replay.compute_features(fit.parameters, entering).double()
     old_ND = replay.compute_features(replay.weights, entering).double()
     weight_CD, bias_C = head.weight_CD.double(), head.bias_C.double()
@@ -375,20 +394,9 @@ class Outcome:
     retain_loss: float
 
 
-def forget_by_replay(
-    replay: Replay, depths: Mapping[int, float], codes_KCHW: Tensor, classes_K: Tensor
-) -> Outcome:
-    """Forget the task's classes, each at its depth.
-
-    Args:
-        replay: of the classes to forget, together.
-        depths: by class; `Settings.depth` where a class has none.
-        codes_KCHW: the codes of all classes that the model still has.
-        classes_K: the class index of each code.
-    """
-    whole = {index: depths.get(index, replay.settings.depth) for index in replay.task.forget}
-    fit = replay.fit(whole)
-    head = rebuild_head(replay, fit, codes_KCHW, classes_K)
+def finish(replay: Replay, fit: Fit) -> Outcome:
+    """Return the change of the whole model that a refitted stage makes, its head rebuilt."""
+    head = rebuild_head(replay, fit)
     name = find_head_name(replay.model, len(head.bias_C))
     before = dict(replay.model.named_parameters())
     after = dict(fit.parameters)

@@ -87,7 +87,8 @@ class WhitenedSpace:
 def compute_whitening(covariance_DD: Tensor) -> Tensor:
     """Return (covariance + DAMPING mean(diag) I) ** (-1/2), symmetric, float32."""
     values_D, vectors_DD = torch.linalg.eigh(damp(covariance_DD, DAMPING))
-    return ((vectors_DD / values_D.sqrt()) @ vectors_DD.T).float()
+    whitening_DD: Tensor = ((vectors_DD / values_D.sqrt()) @ vectors_DD.T).float()
+    return whitening_DD
 
 
 def damp(matrix: Tensor, share: float) -> Tensor:
@@ -115,7 +116,8 @@ def whiten_stage(
     drawn_ND = torch.randn(len(entering), len(whitening_DD), generator=generator)
     probes_ND = drawn_ND.to(entering.device) @ whitening_DD
     with recorded:
-        for part, probe_ND in zip(entering.split(CHUNK), probes_ND.split(CHUNK), strict=True):
+        chunks = (torch.split(values, CHUNK) for values in (entering, probes_ND))
+        for part, probe_ND in zip(*chunks, strict=True):
             # a leaf that wants a gradient, since the parameters may want none
             features_ND = stage.upper(part.clone().requires_grad_())
             (probe_ND * features_ND.float()).sum().backward()
@@ -221,7 +223,8 @@ def _find_basis(rows_NLX: Tensor) -> Tensor | None:
     flat_MX = rows_NLX.flatten(0, 1)
     if flat_MX.shape[1] > WIDEST:
         return None
-    return torch.linalg.eigh((flat_MX.T @ flat_MX).double())[1].float()
+    basis_XX: Tensor = torch.linalg.eigh((flat_MX.T @ flat_MX).double())[1].float()
+    return basis_XX
 
 
 def _find_bias_owners(upper: fx.GraphModule) -> dict[str, str]:
@@ -231,7 +234,9 @@ def _find_bias_owners(upper: fx.GraphModule) -> dict[str, str]:
         users = list(node.users)
         if node.op == "call_module" and len(users) == 1 and users[0].op == "call_module":
             module = upper.get_submodule(str(users[0].target))
-            if isinstance(module, nn.BatchNorm2d) and module.bias is not None:
+            is_affine = isinstance(module, nn.BatchNorm2d) and isinstance(module.bias, Tensor)
+            # one that uses the statistics of its batch would take a change of the bias out again
+            if is_affine and module.track_running_stats:
                 owners[str(node.target)] = str(users[0].target)
     return owners
 
@@ -246,7 +251,8 @@ def _find_bias(
         return f"{name}.bias", ones_O
     if owner:
         norm = upper.get_submodule(owner)
-        variance_O = norm.get_buffer("running_var")
-        gain_O = (variance_O + float(norm.eps)).rsqrt() * norm.get_parameter("weight").detach()
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_var is not None
+        gain_O = (norm.running_var + norm.eps).rsqrt() * norm.get_parameter("weight").detach()
         return f"{owner}.bias", gain_O
     return "", ones_O

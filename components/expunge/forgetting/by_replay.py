@@ -1,0 +1,221 @@
+"""Forgetting by replay: the depth of each class from where it is known, then the last stage."""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expunge import environment
+from expunge.config import PerturbConfig, PrepareDataConfig
+from expunge.core.epoch import normalise
+from expunge.core.heads import read_head
+from expunge.core.rules import replay
+from expunge.core.stages import Stage, UntraceableError, open_stage
+from expunge.core.statistics import ClassStatistics
+from expunge.data.batches import open_split
+from expunge.data.sources import find_loader
+from expunge.device import best_device, deterministic
+from expunge.errors import UserError
+from expunge.forgetting.outcome import Forgetting
+from expunge.formats.dataset import DATASET, DatasetInfo, load_dataset_info, save_dataset_info
+from expunge.formats.model import ModelInfo, StoredModel
+
+# Where a depth came from.
+KEPT, IMAGES, USUAL = "kept at training", "images of the class", "usual for such a model"
+SPLIT = "train"  # never the test images: the gate judges by them
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The depth of a class, where it came from, and what was tried to find it."""
+
+    depth: float
+    origin: str
+    sufficient: bool = True
+    trials: tuple[replay.DepthTrial, ...] = ()
+    fit: replay.Fit | None = None
+
+
+def forget_by_replay(
+    config: PerturbConfig,
+    stored: StoredModel,
+    statistics: ClassStatistics,
+    dataset: Path | None = None,
+) -> Forgetting:
+    """Return the change that refits the last stage of the model on draws from its statistics.
+
+    A depth that was kept at training is taken. For a class without one, images of it choose the
+    depth and nothing else: those of `config.forget_data`, or those in the training split of folder
+    `dataset`. Without any, it is the usual one.
+
+    Raises:
+        UserError: the model has no statistics of a class, no such stage, or the images do not fit.
+    """
+    absent = [index for index in config.classes if index not in statistics.gaussians]
+    if absent:
+        raise UserError(
+            f"the model has no statistics of classes {absent}, which rule replay needs; it has "
+            f"those of {sorted(statistics.gaussians)}. Take rule paper or natural, or train a "
+            "version anew"
+        )
+    with deterministic(), torch.random.fork_rng():
+        model = _Opened.open(stored, statistics)
+        depths = _choose_depths(config, model, statistics, dataset)
+        made = model.make_replay(config.classes)
+        (only, *others) = depths.values()
+        # the search for the depth of a single class has fitted it already
+        fit = only.fit if not others else None
+        if fit is None:
+            fit = made.fit({index: depth.depth for index, depth in depths.items()})
+        outcome = replay.finish(made, fit)
+    return Forgetting(
+        outcome.change,
+        {
+            "rule": replay.NAME,
+            "sign": None,
+            "strength": None,
+            "lambdas": [],
+            "stage": statistics.cut,
+            "rank": statistics.rank,
+            "depths": {str(index): _describe_depth(depth) for index, depth in depths.items()},
+            "forget_gap": outcome.forget_loss,
+            "retain_gap": outcome.retain_loss,
+            "sufficient": all(depth.sufficient for depth in depths.values()),
+            "trials": [],
+        },
+    )
+
+
+def _describe_depth(depth: Depth) -> dict[str, Any]:
+    return {
+        "depth": depth.depth,
+        "from": depth.origin,
+        "trials": [dataclasses.asdict(trial) for trial in depth.trials],
+    }
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A model on its device, split at its stage."""
+
+    info: ModelInfo
+    module: torch.nn.Module
+    stage: Stage
+    statistics: ClassStatistics
+    codes_KCHW: Tensor
+    classes_K: Tensor
+
+    @classmethod
+    def open(cls, stored: StoredModel, statistics: ClassStatistics) -> "_Opened":
+        device = best_device()
+        module = stored.module.to(device)
+        codes_KCHW, classes_K = (
+            part.to(device) for part in (stored.codes.images_KCHW, stored.codes.classes_K)
+        )
+        try:
+            stage = open_stage(module, statistics.cut, len(stored.info.class_names), codes_KCHW[:2])
+        except UntraceableError as error:
+            raise UserError(f"rule replay cannot split this model: {error}") from error
+        return cls(stored.info, module, stage, statistics, codes_KCHW, classes_K)
+
+    def make_replay(self, classes: tuple[int, ...]) -> replay.Replay:
+        retain = tuple(index for index in self.statistics.gaussians if index not in classes)
+        return replay.Replay(
+            self.module,
+            self.stage,
+            self.statistics,
+            replay.Task(tuple(classes), retain),
+            (self.codes_KCHW, self.classes_K),
+        )
+
+
+def _choose_depths(
+    config: PerturbConfig, model: _Opened, statistics: ClassStatistics, dataset: Path | None
+) -> dict[int, Depth]:
+    known = {} if config.forget_data else dict(statistics.depths)
+    found = {index: Depth(known[index], KEPT) for index in config.classes if index in known}
+    missing = [index for index in config.classes if index not in found]
+    if not missing:
+        return found
+    with _open_images(config, model.info, dataset) as folder:
+        for index in missing:
+            entering = None if folder is None else _enter_class(model, folder, index)
+            if entering is None and config.forget_data:
+                raise UserError(
+                    f"{config.forget_data} has no training image of class {index} "
+                    f"({model.info.class_names[index]}), which its depth could be found by"
+                )
+            found[index] = _find_depth(model, index, entering)
+    return found
+
+
+def _find_depth(model: _Opened, index: int, entering: Tensor | None) -> Depth:
+    made = model.make_replay((index,))
+    if entering is None:
+        return Depth(made.settings.depth, USUAL)
+    head = read_head(model.module, len(model.info.class_names))
+    search = replay.find_depth(made, entering, head)
+    return Depth(search.depth, IMAGES, search.sufficient, search.trials, search.fit)
+
+
+@contextmanager
+def _open_images(
+    config: PerturbConfig, info: ModelInfo, dataset: Path | None
+) -> Iterator[Path | None]:
+    """Yield the data set folder with images of the classes; None where there is none."""
+    if not config.forget_data:
+        yield dataset if dataset is not None and (dataset / DATASET).is_file() else None
+        return
+    wanted = PrepareDataConfig(
+        config.forget_data, environment.data_root(), info.image_side, (SPLIT,)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        made = find_loader(wanted.source)(wanted, Path(folder))
+        _check_fit(made, info)
+        save_dataset_info(Path(folder), made)
+        yield Path(folder)
+
+
+def _check_fit(data: DatasetInfo, info: ModelInfo) -> None:
+    if data.input_shape != info.input_shape or len(data.class_names) != len(info.class_names):
+        raise UserError(
+            f"images of {data.source} are {data.input_shape} (C, H, W) in {len(data.class_names)} "
+            f"classes, and the model takes {info.input_shape} in {len(info.class_names)}; give "
+            "images that it could have been trained on"
+        )
+
+
+def _enter_class(model: _Opened, folder: Path, index: int) -> Tensor | None:
+    """Return what enters the stage for training images of a class; None where there are none."""
+    data = load_dataset_info(folder)
+    if SPLIT not in data.splits or not data.splits[SPLIT].counts[index]:
+        return None
+    _check_fit(data, model.info)
+    device = model.codes_KCHW.device
+    split = open_split(folder, data, SPLIT, torch.device("cpu"))
+    rows_N = (split.labels_N == index).nonzero().flatten()
+    generator = torch.Generator().manual_seed(index)
+    rows_N = rows_N[torch.randperm(len(rows_N), generator=generator)][: replay.DEPTH_IMAGES]
+    scale = (torch.tensor(row, device=device) for row in (model.info.mean, model.info.std))
+    mean_C, std_C = scale
+    parts = []
+    with torch.no_grad():
+        for part_N in torch.split(rows_N, BATCH):
+            images_NHWC = split.take(part_N).to(device)
+            parts.append(model.stage.enter(normalise(images_NHWC, mean_C, std_C)))
+    return torch.cat(parts)
+
+
+def uses_replay(config: PerturbConfig, statistics: Mapping[int, Any] | None) -> bool:
+    """Return whether a config leads to replay: by name, or by "auto" where there are statistics."""
+    if config.rule == replay.NAME:
+        return True
+    known = statistics or {}
+    return config.rule == "auto" and all(index in known for index in config.classes)
