@@ -66,12 +66,17 @@ class PrepareDataConfig:
     )
     data_root: Path  # torchvision's files and downloads
     image_size: int = 0  # pixels of each side; 0 keeps the images' own size
-    splits: tuple[str, ...] = ("train", "test")  # a forget needs only "test"
+    splits: tuple[str, ...] = ("train", "test")  # a forget without oracles needs only "test"
+    optional_splits: tuple[str, ...] = ()  # taken along where the source has them
 
     def __post_init__(self) -> None:
         check_range("image_size", self.image_size, 0, 4096)
         if not self.splits or not set(self.splits) <= {"train", "test"}:
             raise UserError(f"splits is {list(self.splits)}; expected train, test or both")
+        if not set(self.optional_splits) <= {"train", "test"}:
+            raise UserError(
+                f"optional_splits is {list(self.optional_splits)}; expected train, test or none"
+            )
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,9 @@ def find_most_returned(
 
 
 def _limit_return(original: float, samples: int) -> float:
-    # one image at least: of a class that the original never gets right, none coming back is none
-    return max(RETURNED * original, 1 / samples)
+    # One image at least: of a class that the original never gets right, none coming back is none.
+    # What floats round off may not decide, where just the share comes back.
+    return max(RETURNED * original, 1 / samples) - 1e-9
 
 
 def compute_noise(before: float, after: float, samples: int) -> float:
