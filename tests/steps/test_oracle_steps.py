@@ -87,7 +87,7 @@ def test_from_four_on_the_training_images_are_asked_for(
         config = dataclasses.replace(config, seed=seed)
         keep(trained(tmp_path / f"oracle-{seed}", config, tmp_path / "data"), tiny_onnx)
     found = load_oracles(base, tmp_path / "four", "shapes", [3], "forgotten")
-    assert found == (4, ["train", "test"])
+    assert found == (4, ["train", "test"], [])
     for seed in seeds:
         weights = (tmp_path / "four" / f"seed-{seed}" / "weights.safetensors").read_bytes()
         assert weights == (tmp_path / f"oracle-{seed}" / "weights.safetensors").read_bytes()

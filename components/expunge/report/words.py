@@ -143,9 +143,8 @@ def explain_grade(report: ValidationReport) -> str:
         )
     if report.grade == "suppressed":
         return (
-            f"The outputs get {which} wrong at least as often as is asked for, and no check "
-            "brought it back as far as a mask leaves it. It was not shown that the layers before "
-            "the last have let go."
+            f"The outputs get {which} wrong at least as often as is asked for. It was not shown "
+            "that the layers before the last have let go."
         )
     if report.grade == "forgotten":
         return (

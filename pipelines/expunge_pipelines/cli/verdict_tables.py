@@ -104,8 +104,8 @@ def print_grade(console: Console, value: Result) -> None:
         "failed": "Failed: the outputs still show the class, or a check that blocks failed.",
         "hidden": "Hidden: the outputs do not give the class, and the layers before them still "
         "hold it. A new last layer brings it back.",
-        "suppressed": "Suppressed: the outputs do not give the class, and no check brought it back "
-        "as far as a mask leaves it. That the layers before them forget it was not shown.",
+        "suppressed": "Suppressed: the outputs forget the class. Whether the layers before them "
+        "forget it was not shown.",
         "forgotten": f"Forgotten: by every check that counts, this model is like the "
         f"{value['oracles']} models that were retrained without the class.",
     }
