@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from expunge.core.attacks import ATTACKS
+from expunge.core.grading.grades import GRADES
 from expunge.core.rules import list_rule_choices
 from expunge.errors import UserError
 from expunge.knobs import JsonSettings, check_choice, check_range, describe, list_fields, restore
@@ -21,8 +22,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("cosine", "none")
 DEPTHS = ("auto", "always", "never")
 AUGMENTATIONS = ("auto", "none", "flip", "crop-flip")
-# What a forget that passed is called, the lesser first; `core.grading.grades` says what each takes.
-GRADES = ("suppressed", "forgotten")
+# The grades that a promotion may ask for, the lesser first: no policy lets a failed forget pass.
+NEEDED_GRADES = GRADES[1:]
 # Every check of a forget. The first reject by default. The others compare with oracles: they decide
 # whether a model is graded forgotten, and reject where a policy names them.
 BASE_CHECKS = (
@@ -66,12 +67,17 @@ class PrepareDataConfig:
     )
     data_root: Path  # torchvision's files and downloads
     image_size: int = 0  # pixels of each side; 0 keeps the images' own size
-    splits: tuple[str, ...] = ("train", "test")  # a forget needs only "test"
+    splits: tuple[str, ...] = ("train", "test")  # a forget without oracles needs only "test"
+    optional_splits: tuple[str, ...] = ()  # taken along where the source has them
 
     def __post_init__(self) -> None:
         check_range("image_size", self.image_size, 0, 4096)
         if not self.splits or not set(self.splits) <= {"train", "test"}:
             raise UserError(f"splits is {list(self.splits)}; expected train, test or both")
+        if not set(self.optional_splits) <= {"train", "test"}:
+            raise UserError(
+                f"optional_splits is {list(self.optional_splits)}; expected train, test or none"
+            )
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ class GateConfig(JsonSettings):
         for threshold in ("forget_error", "budget", "worst_drop", "onnx_atol"):
             check_range(threshold, getattr(self, threshold), 0, 1)
         check_range("chance_factor", self.chance_factor, 1, 1e6)
-        check_choice("grade", self.grade, GRADES)
+        check_choice("grade", self.grade, NEEDED_GRADES)
         for check in self.block:
             check_choice("block", check, BASE_CHECKS + ORACLE_CHECKS)
         if not self.block:

@@ -33,8 +33,9 @@ def prepare_data(
     source: str,
     image_size: int = 0,
     splits: List[str] = ["train", "test"],
+    optional_splits: List[str] = [],
 ) -> NamedTuple("Prepared", [("digest", str), ("code", str)]):
-    """Turn a data source into a data set folder."""
+    """Turn a data source into a data set folder; it may lack the optional splits."""
     from pathlib import Path
 
     from expunge import environment
@@ -43,7 +44,9 @@ def prepare_data(
     from expunge.lifecycle import provenance
     from expunge.steps.prepare_data import prepare_data
 
-    config = PrepareDataConfig(source, environment.data_root(), image_size, tuple(splits))
+    config = PrepareDataConfig(
+        source, environment.data_root(), image_size, tuple(splits), tuple(optional_splits)
+    )
     prepare_data(config, Path(dataset.path))
     return (provenance.record_artifact(dataset, "dataset"), compute_code_digest())
 
@@ -177,8 +180,11 @@ def load_oracles(
     classes: List[int],
     gate: Dict[str, Any] = {},
     version: int = 0,
-) -> NamedTuple("Found", [("count", int), ("splits", List[str]), ("digest", str)]):
-    """Fetch the models retrained without the classes, and say which splits they ask for."""
+) -> NamedTuple(
+    "Found",
+    [("count", int), ("splits", List[str]), ("optional_splits", List[str]), ("digest", str)],
+):
+    """Fetch the models retrained without the classes, and say which splits to validate on."""
     from pathlib import Path
 
     from expunge.config import GateConfig, restore_classes
@@ -193,7 +199,8 @@ def load_oracles(
         grade=GateConfig.from_json(gate).grade,
         version=version,
     )
-    return (found.oracles, found.splits, provenance.record_artifact(oracles, "oracles", model=name))
+    digest = provenance.record_artifact(oracles, "oracles", model=name)
+    return (found.oracles, found.splits, found.optional_splits, digest)
 
 
 @step

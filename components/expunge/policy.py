@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
-from expunge.config import BASE_CHECKS, GRADES, ORACLE_CHECKS, GateConfig
+from expunge.config import BASE_CHECKS, NEEDED_GRADES, ORACLE_CHECKS, GateConfig
 from expunge.yaml_reader import Check, MisfitError, YamlFile, choose
 
 
@@ -74,7 +74,7 @@ _CheckName = Annotated[str, choose(*BASE_CHECKS, *ORACLE_CHECKS)]
 
 @dataclass(frozen=True)
 class _PolicyFile:
-    grade: Annotated[str, choose(*GRADES)] = GateConfig.grade
+    grade: Annotated[str, choose(*NEEDED_GRADES)] = GateConfig.grade
     forget_error: _Fraction = GateConfig.forget_error
     budget: _Fraction = GateConfig.budget
     worst_drop: _Fraction = GateConfig.worst_drop

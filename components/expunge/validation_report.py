@@ -168,27 +168,35 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Depth:
-    """How deep the change goes: by layer, and the lowest forget error of each half of it alone."""
+    """How deep the change goes: by layer, and the lowest forget error of each half of it alone.
+
+    `blocks` has for each block of the body how much of the class a new head finds on its output.
+    """
 
     layers: tuple[LayerChange, ...] = ()
     head_alone: float | None = None
     body_alone: float | None = None
     both: float | None = None
+    blocks: Mapping[str, AttackRow] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Depth":
-        """Read the layers and, where they were measured, the halves."""
+        """Read the layers and, where they were measured, the halves and the blocks."""
+        blocks = document.get("blocks") or {}
         return cls(
             layers=tuple(LayerChange(**row) for row in document.get("layers") or []),
             head_alone=document.get("head_alone"),
             body_alone=document.get("body_alone"),
             both=document.get("both"),
+            blocks={name: AttackRow.from_json(row) for name, row in blocks.items()},
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return what was measured as plain values."""
         halves = {"head_alone": self.head_alone, "body_alone": self.body_alone, "both": self.both}
         found: dict[str, Any] = {key: value for key, value in halves.items() if value is not None}
+        if self.blocks:
+            found["blocks"] = {name: row.to_json() for name, row in self.blocks.items()}
         return {"layers": [asdict(layer) for layer in self.layers]} | found
 
 

@@ -6,6 +6,17 @@ from typing import Any
 
 PASSED, REJECTED, UNTRUSTWORTHY = "passed", "rejected", "untrustworthy"
 
+# What stands above all else about a forget, and whether that is good or bad news, by its grade. The
+# gate has no part in it: a policy may let a class pass that is only hidden, and hidden it stays.
+HEADLINES = {
+    "failed": "Not removed",
+    "hidden": "Hidden, not removed",
+    "suppressed": "Suppressed, not shown to be removed",
+    "forgotten": "Forgotten, by every check that counts",
+}
+IN_DOUBT = "Not to be trusted"
+TONES = {"failed": "bad", "hidden": "bad", "suppressed": "doubt", "forgotten": "good"}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -35,15 +46,25 @@ class Verdict:
         return PASSED if self.passed else REJECTED
 
     @property
+    def headline(self) -> str:
+        """What there is to say first, by the grade; of a training there is nothing."""
+        return HEADLINES.get(self.grade, "") if self.trustworthy else IN_DOUBT
+
+    @property
+    def tone(self) -> str:
+        """Whether that is "good" or "bad", or leaves a "doubt"."""
+        return TONES.get(self.grade, "doubt") if self.trustworthy else "doubt"
+
+    @property
     def rejections(self) -> list[str]:
         """The checks that block and failed, or could not be made, by name.
 
-        "grade" where nothing but the grade is lower than needed.
+        The grade, such as "grade hidden", where nothing but it is lower than needed.
         """
         decisive = [*self.failed, *self.unmade]
         if decisive or self.passed or not self.trustworthy:
             return decisive
-        return ["grade"]
+        return [f"grade {self.grade}"]
 
     def to_json(self) -> dict[str, Any]:
         """Return the keys that a forget's report has for it; its checks have rows of their own."""
@@ -81,8 +102,3 @@ class Verdict:
 def read_verdict(document: Mapping[str, Any]) -> str:
     """Return what the gate said, by a validation report or the result of a command."""
     return Verdict.from_json(document).outcome
-
-
-def list_rejecting(document: Mapping[str, Any]) -> list[str]:
-    """Return the names of what rejected a model, by a report or the result of a command."""
-    return Verdict.from_json(document).rejections

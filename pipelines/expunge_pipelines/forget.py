@@ -92,6 +92,7 @@ def _forget_claimed(place: Place, base: PipelineTask, name: str, settings: Forge
             source=base.outputs["source"],
             image_size=base.outputs["image_size"],
             splits=retrained.outputs["splits"],
+            optional_splits=retrained.outputs["optional_splits"],
         )
     )
     terms = place(

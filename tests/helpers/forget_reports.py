@@ -14,7 +14,9 @@ Report = dict[str, Any]
 ATTACKS: dict[str, tuple[list[float | None], list[float], float | None]] = {
     "head_swap": ([0.31, 0.98, 0.98, 0.98, 0.42], [0.35, 0.5, 0.28], 0.784),
     "head_recovery": ([0.952, 0.984, 0.984, 0.984, 0.951], [0.95, 0.953, 0.949], 0.013),
+    "head_recovery_logistic": ([0.961, 0.99, 0.99, 0.99, 0.96], [0.955, 0.962, 0.958], 0.062),
     "prototype_recovery": ([0.63, 0.93, 0.93, 0.93, 0.6], [0.58, 0.61, 0.63], 0.12),
+    "layer_recovery": ([0.931, 0.97, 0.97, 0.97, 0.93], [0.929, 0.933, 0.93], 0.027),
     "relearning": ([0.52, 0.97, 0.94, 0.55, 0.48], [0.47, 0.5, 0.51], 0.11),
     "membership": ([None] * 5, [0.4, 0.42, 0.41], None),
     "output_distance": ([0.11, 0.22, 0.22, 0.22, 0.07], [0.05, 0.06, 0.08], 0.16),
@@ -58,7 +60,7 @@ def validation(classes: Sequence[int] = (3,), count: int = 10) -> Report:
     ]
     names = [f"forgotten-{i}" if i in classes else f"digit {i}" for i in range(count)]
     swap: Report = dict(zip(MODELS[:4], ATTACKS["head_swap"][0], strict=False))
-    swapped = check("head_swap", 0.31, "<=", 0.784, about="body", counts=True, samples=980)
+    swapped = check("head_swap", 0.31, "<", 0.784, about="body", counts=True, samples=980)
     layers = [("hidden.weight", 0.071), ("hidden.bias", 0.12), ("head.weight", 0.204)]
     return {
         "classes": list(classes),
@@ -76,7 +78,7 @@ def validation(classes: Sequence[int] = (3,), count: int = 10) -> Report:
             "Nothing was compared with retrained models: there are fewer than 4 "
             "(3 to compare with, one held out as a control)."
         ],
-        "controls": {"original": "failed", "mask": "suppressed", "soft-mask": "suppressed"},
+        "controls": {"original": "failed", "mask": "hidden", "soft-mask": "hidden"},
         "oracles": 0,
         "attacks": {"head_swap": swap | {"threshold": 0.784}},
         "relearning": None,
@@ -93,6 +95,23 @@ def validation(classes: Sequence[int] = (3,), count: int = 10) -> Report:
             "worst_drop": 0.06,
             "block": list(BASE_CHECKS),
         },
+    }
+
+
+def hidden(needed: str = "suppressed") -> Report:
+    """Without oracles: the class comes back, which rejects it unless the policy allows it."""
+    report = validation()
+    report["checks"][-1] |= {"value": 0.946, "passed": False}
+    report["attacks"]["head_swap"]["unlearned"] = 0.946
+    reason = (
+        "The class is still in the body: a new head finds 92 % of class 3 where the original's "
+        "finds 93 %."
+    )
+    return report | {
+        "grade": "hidden",
+        "needed": needed,
+        "passed": needed == "hidden",
+        "reasons": [reason, *report["reasons"]],
     }
 
 

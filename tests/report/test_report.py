@@ -15,6 +15,7 @@ from forget_reports import (
     ATTACKS,
     Report,
     check,
+    hidden,
     render_document,
     validation,
     with_oracles,
@@ -107,6 +108,7 @@ def layers_only() -> Report:
 
 REPORTS: dict[str, Callable[[], Report]] = {
     "suppressed": validation,
+    "hidden": hidden,
     "forgotten": with_oracles,
     "failed": failed,
     "untrustworthy": untrustworthy,
@@ -192,11 +194,40 @@ def test_suppressed_is_about_the_outputs_alone() -> None:
     assert "retrained without" not in read.plain("shown")
 
 
+@pytest.mark.parametrize("needed", ["suppressed", "hidden"])
+def test_hidden_is_bad_news_whatever_the_policy_allows(needed: str) -> None:
+    read = page(hidden(needed))
+    assert read.plain("headline") == "Hidden, not removed"
+    assert read.plain("grade") == "hidden"
+    assert read.plain("outcome") == ("! passed" if needed == "hidden" else "✗ rejected")
+    classes = {
+        attributes["id"]: attributes["class"]
+        for _, attributes in read.tags
+        if attributes.get("id") in ("headline", "grade", "outcome")
+    }
+    assert classes == {"headline": "headline bad", "grade": "bad", "outcome": "bad"}
+    assert "the layers before the last still hold it" in read.plain("meaning")
+    assert hidden()["reasons"][0] in read.plain("not-shown")
+    assert "it was found in the layers before the last" in read.plain("not-shown")
+    assert not CLAIM.search(read.plain())
+
+
+def test_what_new_heads_find_on_each_block_is_a_table() -> None:
+    report = with_oracles()
+    row = dict(zip(("unlearned", "original", "held-out"), (0.31, 0.62, 0.27), strict=True))
+    report["depth"]["blocks"] = {"layer4": row | {"oracles": [0.2, 0.26], "threshold": None}}
+    text = page(report).plain()
+    assert "block unlearned original held-out oracles layer4 0.31 0.62 0.27 0.2 to 0.26" in text
+
+
 def test_forgotten_rests_on_the_comparisons_that_can_tell() -> None:
     read = page(with_oracles())
     assert "No comparison that counts told this model from" in read.plain("meaning")
     shown, not_shown = read.plain("shown"), read.plain("not-shown")
-    assert "by head recovery, prototype recovery, output distance, class membership and" in shown
+    assert (
+        "by head recovery, head recovery with little penalty, prototype recovery, layer recovery, output distance, class membership and"
+        in shown
+    )
     assert not any(name in shown for name in ("relearning", "tug of war", "head swap"))
     assert "so passing them shows nothing: relearning and tug of war" in not_shown
     assert "There is no value for this model in this run of: membership." in not_shown

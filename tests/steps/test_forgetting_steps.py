@@ -9,6 +9,7 @@ import torch
 
 from expunge.config import GateConfig, PerturbConfig, TrainConfig
 from expunge.errors import UserError
+from expunge.core.grading.grades import at_least
 from expunge.formats.dataset import (
     DatasetInfo,
     SplitInfo,
@@ -118,11 +119,11 @@ def test_nothing_of_a_forgotten_class_is_written(trained: Path, tmp_path: Path) 
 def test_the_gate_passes_what_forgot(trained: Path, tmp_path: Path) -> None:
     work = unlearned(trained, tmp_path, (1,))
     report = validate(
-        GateConfig(), trained / "data", work / "unlearned", work / "model.onnx",
+        GateConfig(grade="hidden"), trained / "data", work / "unlearned", work / "model.onnx",
         base=trained / "model", classes=[1],
     ).to_json()  # fmt: skip
     assert report["passed"]
-    assert report["grade"] == "suppressed"
+    assert at_least(report["grade"], "hidden")
     assert report["before"]["per_class"][1] > 0.95
     assert report["after"]["per_class"][1] < 0.05
     assert report["after"]["forget_error"] == 1 - report["after"]["per_class"][1]

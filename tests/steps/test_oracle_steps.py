@@ -63,8 +63,8 @@ def test_an_oracle_is_made_found_and_fetched(base: Path, tmp_path: Path, tiny_on
     assert find_oracle(data, "shapes", 1, [3], config.seed)
     assert not find_oracle(data, "shapes", 1, [3], config.seed + 1)
     assert not find_oracle(data, "shapes", 1, [2], config.seed)
-    assert load_oracles(base, tmp_path / "few", "shapes", [3]) == (1, ["test"])
-    assert load_oracles(base, tmp_path / "none", "shapes", [2]) == (0, ["test"])
+    assert load_oracles(base, tmp_path / "few", "shapes", [3]) == (1, ["test"], ["train"])
+    assert load_oracles(base, tmp_path / "none", "shapes", [2]) == (0, ["test"], ["train"])
     assert list((tmp_path / "few").iterdir()) == list((tmp_path / "none").iterdir()) == []
 
 
@@ -79,7 +79,7 @@ def test_from_four_on_the_training_images_are_asked_for(
     assert info.settings["seed"] not in seeds, "that one would start as the base did"
     for seed in seeds:
         if seed == seeds[3]:
-            assert load_oracles(base, tmp_path / "three", "shapes", [3]) == (3, ["test"])
+            assert load_oracles(base, tmp_path / "three", "shapes", [3]) == (3, ["test"], ["train"])
             with pytest.raises(RefusedError, match=r"needs 4 oracles of 'shapes' .*--classes 3`$"):
                 load_oracles(base, tmp_path / "refused", "shapes", [3], "forgotten")
             with pytest.raises(RefusedError, match=r"--classes 3 --base-version 1`$"):
@@ -87,7 +87,7 @@ def test_from_four_on_the_training_images_are_asked_for(
         config = dataclasses.replace(config, seed=seed)
         keep(trained(tmp_path / f"oracle-{seed}", config, tmp_path / "data"), tiny_onnx)
     found = load_oracles(base, tmp_path / "four", "shapes", [3], "forgotten")
-    assert found == (4, ["train", "test"])
+    assert found == (4, ["train", "test"], [])
     for seed in seeds:
         weights = (tmp_path / "four" / f"seed-{seed}" / "weights.safetensors").read_bytes()
         assert weights == (tmp_path / f"oracle-{seed}" / "weights.safetensors").read_bytes()

@@ -44,6 +44,29 @@ def test_only_the_splits_asked_for_are_written(tmp_path: Path) -> None:
     assert full.splits["test"] == info.splits["test"]
 
 
+@pytest.mark.parametrize("lacking", ["train", "train/b"])
+def test_an_optional_split_is_left_out_where_it_is_not_whole(tmp_path: Path, lacking: str) -> None:
+    """A class's training images may be deleted before a model forgets the class."""
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        if not name.startswith(lacking):
+            (tmp_path / "in" / name).mkdir(parents=True)
+            Image.new("RGB", (3, 3)).save(tmp_path / "in" / name / "1.png")
+    source = f"folder:{tmp_path / 'in'}"
+    config = PrepareDataConfig(source, tmp_path, 0, ("test",), ("train",))
+    info = prepare_data(config, tmp_path / "out" / "dataset")
+    assert (list(info.splits), load_dataset_info(tmp_path / "out" / "dataset")) == (["test"], info)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset"]
+    with pytest.raises(DataError, match="train"):
+        prepare_data(PrepareDataConfig(source, tmp_path), tmp_path / "both")
+
+
+def test_an_optional_split_is_taken_along(tmp_path: Path) -> None:
+    config = digits(tmp_path, splits=("test",), optional_splits=("train",))
+    assert prepare_data(config, tmp_path / "d") == prepare_data(digits(tmp_path), tmp_path / "full")
+    with pytest.raises(UserError, match=r"optional_splits is \['valid'\]; expected train, test"):
+        digits(tmp_path, optional_splits=("valid",))
+
+
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     for name in ("train/a", "train/b", "test/a", "test/b"):
         (tmp_path / "in" / name).mkdir(parents=True)

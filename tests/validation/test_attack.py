@@ -86,10 +86,10 @@ def found(root: Path) -> Findings:
 
 def test_every_control_gets_its_grade_and_a_mask_is_seen_through(found: Findings) -> None:
     assert found.grades == {
-        UNLEARNED: "suppressed",
+        UNLEARNED: "hidden",
         ORIGINAL: "failed",
-        MASK: "suppressed",
-        SOFT_MASK: "suppressed",
+        MASK: "hidden",
+        SOFT_MASK: "hidden",
         HELD_OUT: "forgotten",
     }
     assert found.problems == ()
@@ -99,11 +99,11 @@ def test_every_control_gets_its_grade_and_a_mask_is_seen_through(found: Findings
 def test_the_checks_say_what_gave_it_away(found: Findings) -> None:
     checks = {check.name: check for check in found.checks}
     assert not checks["head_swap"].passed
-    assert checks["head_swap"].counts is None  # evidence, and no part of the grade
+    assert checks["head_swap"].counts is None  # it is not compared with oracles
     assert checks["prototype_recovery"].counts
     assert not checks["prototype_recovery"].passed
     assert not checks["tow"].counts
-    assert "prototype_recovery" in found.reasons[0]
+    assert [text for text in found.reasons if "differs" in text and "prototype_recovery" in text]
     swap = found.attacks["head_swap"]
     returned = [text for text in found.reasons if "Under the original's head" in text]
     assert bool(returned) == (swap.values[UNLEARNED] > max(swap.oracles))
@@ -113,7 +113,14 @@ def test_the_report_has_every_model(found: Findings) -> None:
     names = {UNLEARNED, ORIGINAL, MASK, SOFT_MASK, HELD_OUT}
     attacks = found.attacks
     assert names <= set(attacks["head_recovery"].values)
-    for metric in ("head_recovery", "prototype_recovery", "relearning", "output_distance"):
+    for metric in (
+        "head_recovery",
+        "head_recovery_logistic",
+        "prototype_recovery",
+        "layer_recovery",
+        "relearning",
+        "output_distance",
+    ):
         row = attacks[metric]
         assert row.values[UNLEARNED] == row.values[MASK]
         assert len(row.oracles or ()) == 3
@@ -166,24 +173,56 @@ def test_an_oracle_without_numbers_is_refused(root: Path) -> None:
         attacked(root, hidden(root), [broken, *ORACLES[1:]])
 
 
+BODY_CHECKS = {"head_swap", "head_recovery", "head_recovery_logistic", "prototype_recovery"}
+
+
 @pytest.mark.parametrize("oracles", [[], ORACLES[:3]])
-def test_without_enough_oracles_the_head_is_swapped_and_no_more(
-    root: Path, oracles: list[str]
-) -> None:
+def test_without_enough_oracles_the_body_checks_tell_a_mask(root: Path, oracles: list[str]) -> None:
     found = attacked(root, hidden(root), oracles)
-    assert set(found.grades) == {UNLEARNED, ORIGINAL, MASK, SOFT_MASK}
-    assert found.grades[UNLEARNED] == "suppressed"
+    assert found.grades == {
+        UNLEARNED: "hidden",
+        ORIGINAL: "failed",
+        MASK: "hidden",
+        SOFT_MASK: "hidden",
+    }
     assert [check.name for check in found.checks] == ["head_swap"]
-    assert set(found.attacks) == {"head_swap"}
-    assert (found.oracles, found.relearning) == (0, None)
-    assert "there are fewer than 4 (3 to compare with, one" in found.reasons[0]
+    assert set(found.attacks) == BODY_CHECKS
+    assert all(row.oracles is None for row in found.attacks.values())
+    assert (found.oracles, found.relearning, found.problems) == (0, None, ())
+    assert found.reasons[0].startswith("Under the original's head the class comes back")
+    assert found.reasons[1].startswith("The class is still in the body: a new head finds ")
+    assert "there are fewer than 4 (3 to compare with, one" in found.reasons[-1]
 
 
-def test_a_test_split_is_enough_without_oracles(root: Path) -> None:
-    prepare_data(PrepareDataConfig("digits", root, splits=("test",)), root / "test-only")
-    whole, part = (attacked(root, hidden(root), [], data) for data in ("data", "test-only"))
-    # other images are drawn only where a class has more than a battery takes
-    assert whole.attacks == part.attacks
+@pytest.mark.parametrize("data", ["data", "test-only"])
+def test_an_oracle_without_other_oracles_is_suppressed(root: Path, data: str) -> None:
+    """Nothing brings the class back so far, and what comes back stands in figures."""
+    if data == "test-only" and not (root / data).exists():
+        prepare_data(PrepareDataConfig("digits", root, splits=("test",)), root / data)
+    for name in ORACLES[:2]:
+        found = attacked(root, model(root, name), [], data)
+        assert found.grades[UNLEARNED] == "suppressed"
+        own = 100 * (found.attacks["head_recovery"].values[UNLEARNED] or 0)
+        assert found.reasons[0].startswith(f"A new head finds {own:.0f} % of class 3 where the ")
+
+
+def test_new_heads_learn_from_half_of_the_test_split_where_there_is_no_other(root: Path) -> None:
+    if not (root / "test-only").exists():
+        prepare_data(PrepareDataConfig("digits", root, splits=("test",)), root / "test-only")
+    found = attacked(root, hidden(root), [], "test-only")
+    assert found.grades[UNLEARNED] == found.grades[MASK] == found.grades[SOFT_MASK] == "hidden"
+    assert set(found.attacks) == BODY_CHECKS
+    half = load_dataset_info(root / "data").splits["test"].counts[GONE] / 2
+    assert found.checks[0].samples == pytest.approx(half, abs=0.5)
+    assert any(text.startswith("The training images are not here") for text in found.reasons)
+
+
+def test_the_blocks_of_the_body_are_in_the_report(found: Findings) -> None:
+    row = found.depth.blocks["hidden"]
+    assert set(row.values) == {UNLEARNED, ORIGINAL, HELD_OUT}
+    assert row.values[UNLEARNED] == row.values[ORIGINAL]
+    assert len(row.oracles or ()) == 3
+    assert found.attacks["layer_recovery"].values[ORIGINAL] == row.values[ORIGINAL]  # the only one
 
 
 def test_the_original_is_not_forgotten_by_its_own_attack(root: Path) -> None:
@@ -215,6 +254,32 @@ def test_a_class_without_training_images_is_named(root: Path, tmp_path: Path) ->
     save_dataset_info(tmp_path, info)
     with pytest.raises(UserError, match=r"digits has too few images .*: class 3 has no image"):
         attacked(root, hidden(root), ORACLES, str(tmp_path))
+    # without oracles the test images do
+    assert attacked(root, hidden(root), [], str(tmp_path)).grades[UNLEARNED] == "hidden"
+
+
+def test_a_class_with_one_test_image_is_looked_for_by_the_swap_alone(
+    root: Path, tmp_path: Path
+) -> None:
+    info = load_dataset_info(root / "data")
+    images_NHWC, labels_N = load_arrays(root / "data", "test")
+    own_N = (labels_N == GONE).nonzero()[0]
+    kept_N = labels_N != GONE
+    kept_N[own_N[:1]] = True
+    save_arrays(tmp_path, "test", images_NHWC[kept_N], labels_N[kept_N])
+    save_dataset_info(tmp_path, dataclasses.replace(info, splits={"test": info.splits["test"]}))
+    found = attacked(root, hidden(root), [], str(tmp_path))
+    assert set(found.attacks) == {"head_swap"}
+    assert any("No new head was trained" in text for text in found.reasons)
+
+
+def test_an_original_without_numbers_is_refused(root: Path) -> None:
+    folder, broken = root / "data", model(root, "original")
+    with torch.no_grad():
+        broken.module.get_parameter("hidden.weight").fill_(torch.nan)
+    subject = Subject(folder, load_dataset_info(folder), hidden(root), broken, (GONE,))
+    with pytest.raises(UserError, match="the original or an oracle gives values that are no numb"):
+        attack(subject, [], forget_error=0.95)
 
 
 def squeezed(folder: Path, edit: Callable[[torch.nn.Module], object]) -> StoredModel:

@@ -7,12 +7,13 @@ Shapes: N images, D features, C classes, K codes; H height, W width.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from expunge.core.blocks import join_batches, recording_blocks
 from expunge.core.modes import evaluation_mode
 
 MASK, SOFT_MASK = "mask", "soft-mask"  # their names in reports
@@ -37,25 +38,35 @@ class Head:
 
 @dataclass(frozen=True)
 class Observed:
-    """Output of a model for some images: features_ND and logits_NC, float32, and the labels."""
+    """Output of a model for some images: features_ND and logits_NC, float32, and the labels.
+
+    `blocks` has the mean-pooled output of each block of the body that was recorded, by its name.
+    """
 
     features_ND: Tensor
     logits_NC: Tensor
     labels_N: Tensor
+    blocks: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of(self, index: int) -> "Observed":
         """Return the part with this label."""
         own_N = self.labels_N == index
-        return Observed(self.features_ND[own_N], self.logits_NC[own_N], self.labels_N[own_N])
+        return Observed(
+            self.features_ND[own_N],
+            self.logits_NC[own_N],
+            self.labels_N[own_N],
+            {name: rows_ND[own_N] for name, rows_ND in self.blocks.items()},
+        )
 
     def under(self, head: Head) -> "Observed":
         """Return the same features under another head."""
-        return Observed(self.features_ND, head.logits(self.features_ND), self.labels_N)
+        return replace(self, logits_NC=head.logits(self.features_ND))
 
     @property
     def finite(self) -> bool:
         """Whether every feature and logit is a number, as the attacks need."""
-        return all(bool(v.isfinite().all()) for v in (self.features_ND, self.logits_NC))
+        values = (self.features_ND, self.logits_NC, *self.blocks.values())
+        return all(bool(v.isfinite().all()) for v in values)
 
     @property
     def right(self) -> float:
@@ -102,9 +113,15 @@ def with_head(model: nn.Module, head: Head) -> nn.Module:
 
 
 def observe(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    *,
+    blocks: Sequence[str] = (),
 ) -> Observed:
     """Return features and logits of all (images_NCHW, labels_N), in order and in eval mode.
+
+    The modules of these names in `blocks` are recorded in the same pass.
 
     Raises:
         ValueError: the model has no linear head, or there is no batch.
@@ -119,7 +136,11 @@ def observe(
     handle = layer.register_forward_pre_hook(keep)
     logits, labels = [], []
     try:
-        with evaluation_mode(model), torch.no_grad():
+        with (
+            evaluation_mode(model),
+            torch.no_grad(),
+            recording_blocks(model, blocks) as recorded,
+        ):
             for images_NCHW, labels_N in batches:
                 logits.append(model(images_NCHW).float())
                 labels.append(labels_N)
@@ -127,7 +148,8 @@ def observe(
         handle.remove()
     if not logits:
         raise ValueError("there is no batch to observe; at least one was expected")
-    return Observed(torch.cat(features), torch.cat(logits), torch.cat(labels))
+    pooled = join_batches(recorded, len(logits))
+    return Observed(torch.cat(features), torch.cat(logits), torch.cat(labels), pooled)
 
 
 def mask_head(head: Head, forget: Sequence[int]) -> Head:

@@ -6,10 +6,9 @@ from typing import Any
 
 from expunge.report import words
 from expunge.report.drawing import clean_name
-from expunge.validation_report import MODELS, ValidationReport
+from expunge.validation_report import MODELS, AttackRow, ValidationReport
 
 DASH = "\N{EN DASH}"  # where a value makes no sense
-_SIDES = {">=": "at least", "<=": "at most"}
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,27 @@ def tabulate_attacks(report: ValidationReport) -> Table | None:
     rows = []
     for name, row in found.items():
         values = [words.format_number(row.values.get(model)) for model in models]
-        oracles = [value for value in row.oracles or () if value is not None]
         if with_oracles:
-            spread = f"{min(oracles):.4g} to {max(oracles):.4g}" if oracles else "none"
-            values.append(spread)
+            values.append(_format_range(row))
         rows.append((name, *values, words.format_number(row.threshold)))
     head = ("metric", *models, *(["oracles"] if with_oracles else []), "threshold")
     return Table(head, tuple(rows)) if rows else None
+
+
+def tabulate_blocks(report: ValidationReport) -> Table | None:
+    """Return what new heads find of the class on each block; None where none was looked at."""
+    found = report.depth.blocks
+    models = [model for model in MODELS if any(model in row.values for row in found.values())]
+    rows = []
+    for name, row in found.items():
+        values = [words.format_number(row.values.get(model)) for model in models]
+        rows.append((name, *values, _format_range(row)))
+    return Table(("block", *models, "oracles"), tuple(rows)) if rows else None
+
+
+def _format_range(row: AttackRow) -> str:
+    oracles = [value for value in row.oracles or () if value is not None]
+    return f"{min(oracles):.4g} to {max(oracles):.4g}" if oracles else "none"
 
 
 def tabulate_checks(report: ValidationReport) -> list[CheckTexts]:
@@ -78,7 +91,7 @@ def tabulate_checks(report: ValidationReport) -> list[CheckTexts]:
                 name=row.name,
                 meaning=words.MEANINGS.get(row.name, ""),
                 value=value,
-                compare=_SIDES[row.compare],
+                compare=words.SIDES[row.compare],
                 threshold=threshold,
                 samples=DASH if row.samples is None else str(row.samples),
                 passed=row.passed,

@@ -62,6 +62,7 @@ _SHOWN = {
     "onnx_equal_argmax": "The exported file names the same class as the measured model for every "
     "test image.",
 }
+SIDES = {">=": "at least", "<=": "at most", "<": "below"}
 _BODY_NOT_SHOWN = "It was not shown that the layers before the last let go of the class."
 
 
@@ -134,6 +135,11 @@ def explain_grade(report: ValidationReport) -> str:
         return (
             "The controls did not get the grades that they must get. The measurement itself is in "
             "doubt, and this grade is not to be relied on."
+        )
+    if report.grade == "hidden":
+        return (
+            f"The outputs get {which} wrong at least as often as is asked for, but the layers "
+            "before the last still hold it. A new last layer brings it back."
         )
     if report.grade == "suppressed":
         return (
@@ -209,7 +215,9 @@ def list_not_shown(report: ValidationReport) -> list[str]:
         )
     else:
         found += _describe_unmeasured(report)
-    if report.grade != "forgotten" or not report.verdict.trustworthy:
+    if report.grade == "hidden" and report.verdict.trustworthy:
+        found.append("That the class is gone: it was found in the layers before the last.")
+    elif report.grade != "forgotten" or not report.verdict.trustworthy:
         found.append(_BODY_NOT_SHOWN)
     else:
         found.append(
@@ -235,7 +243,7 @@ def _can_tell(row: CheckRow) -> bool:
 
 def _describe_failure(row: CheckRow) -> str:
     value, threshold = format_pair(row.value, row.threshold)
-    side = "at least" if row.compare == ">=" else "at most"
+    side = SIDES[row.compare]
     rejects = "; this rejects the forget" if row.blocks else ""
     return f"The check {row.name} failed: {value}, where {side} {threshold} passes{rejects}."
 

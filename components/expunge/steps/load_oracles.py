@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 
 class Found(NamedTuple):
-    """How many oracles there are, and the splits of the data that a comparison with them needs."""
+    """How many oracles there are, and which splits of the data the validation asks for.
+
+    It needs `splits`. It takes `optional_splits` along where the source has them.
+    """
 
     oracles: int
     splits: list[str]
+    optional_splits: list[str]
 
 
 def load_oracles(
@@ -38,8 +42,8 @@ def load_oracles(
     # Also where it stays empty: the validation lists what is in it.
     oracles.mkdir(parents=True, exist_ok=True)
     if len(found) < NEEDED:
-        # The attacks on the training images need oracles, so the large split need not be read.
-        return Found(len(found), ["test"])
+        # New heads are trained on a few training images. Where these are gone, the test images do.
+        return Found(len(found), ["test"], ["train"])
     for oracle in found:
         registry.download(oracle, oracles / f"seed-{oracle.seed}")
-    return Found(len(found), ["train", "test"])
+    return Found(len(found), ["train", "test"], [])

@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from expunge.core import metrics
-from expunge.core.attacks.case import Case
-from expunge.core.attacks.head_swap import swap_head
-from expunge.core.grading import grades
+from expunge.core.attacks.case import Body, Case
+from expunge.core.grading import body, grades
 from expunge.core.grading.checks import Check
 from expunge.core.grading.grades import Grade
-from expunge.core.grading.judge import check_outputs, judge
+from expunge.core.grading.judge import Judgement, check_outputs, judge, judge_alone
 from expunge.core.heads import Head, Observed, mask_heads, read_head, with_head
 from expunge.device import best_device, deterministic
 from expunge.errors import UserError
@@ -23,10 +22,11 @@ from expunge.oracles import NEEDED
 from expunge.validation.findings import (
     Findings,
     build_anamnesis_row,
+    build_block_rows,
     build_class_row,
     build_curves,
     build_metric_row,
-    build_row,
+    explain_body,
     explain_grade,
     explain_return,
     find_problems,
@@ -42,6 +42,7 @@ class _Models:
 
     forget: tuple[int, ...]
     retain: tuple[int, ...]
+    names: tuple[str, ...]  # of the forgotten classes
     original: nn.Module
     unlearned: nn.Module
     retained_codes_KCHW: torch.Tensor
@@ -82,8 +83,8 @@ def attack(subject: Subject, oracles: Sequence[StoredModel], *, forget_error: fl
     """Compare the unlearned model with its original, the masks and the oracles.
 
     All oracles but the last are compared with. The last is held out: it is a control that has to be
-    graded forgotten. Fewer than `NEEDED` are not used at all. Then there is the head swap alone,
-    which needs none.
+    graded forgotten. Fewer than `NEEDED` are not used at all. Then there are the body checks alone,
+    which need none.
 
     Raises:
         UserError: a class that takes part has no image in one of the splits, or an oracle was not
@@ -97,6 +98,7 @@ def attack(subject: Subject, oracles: Sequence[StoredModel], *, forget_error: fl
     models = _Models(
         forget=tuple(sorted(subject.classes)),
         retain=tuple(i for i in range(len(info.class_names)) if i not in gone),
+        names=tuple(original.info.class_names[index] for index in sorted(subject.classes)),
         original=original.module.to(device),
         unlearned=subject.model.module.to(device),
         retained_codes_KCHW=original.codes.images_KCHW[retained_K].to(device),
@@ -104,14 +106,17 @@ def attack(subject: Subject, oracles: Sequence[StoredModel], *, forget_error: fl
         forget_error=forget_error,
     )
     scale = original.info.mean, original.info.std
-    bench = open_bench(subject.dataset, info, scale, forget=models.forget, retain=models.retain)
+    # with fewer there is no spread to go by, or no control that can fail
+    enough = len(oracles) >= NEEDED
+    bench = open_bench(
+        subject.dataset, info, scale, forget=models.forget, retain=models.retain, whole=enough
+    )
     # some architectures end in a convolution, and then no head reads the body's features
     try:
         read_head(models.original, models.num_classes)
     except ValueError as error:
         return _grade_without_head(models, bench, f"No attack looked into the body: {error}.")
-    # with fewer there is no spread to go by, or no control that can fail
-    if len(oracles) < NEEDED:
+    if not enough:
         return _attack_without_oracles(models, bench)
     return _attack_beside_oracles(models, bench, [oracle.module.to(device) for oracle in oracles])
 
@@ -170,31 +175,44 @@ def _fail_without_numbers(models: _Models) -> Findings:
 
 
 def _attack_without_oracles(models: _Models, bench: Bench) -> Findings:
-    """Swap the head, and grade the controls by their outputs."""
-    tests = {
-        ORIGINAL: bench.observe(models.original, "forget_test"),
-        UNLEARNED: bench.observe(models.unlearned, "forget_test"),
-    }
-    if not tests[UNLEARNED].finite:
+    """Make the body checks on the original, on its masks and on the unlearned model."""
+    unlearned = bench.see_body(models.unlearned)
+    if not unlearned.finite:
         return _fail_without_numbers(models)
-    tests |= {name: tests[ORIGINAL].under(head) for name, head in models.build_masks().items()}
-    given = models.grade_outputs(tests)
-    head = read_head(models.original, models.num_classes)
-    swapped = {name: swap_head(test, head, models.forget) for name, test in tests.items()}
-    swap, position = _check_swap(models, swapped[UNLEARNED], tests[ORIGINAL])
-    row = {name: own[position] for name, own in swapped.items()}
+    original = bench.see_body(models.original)
+    _check_numbers(original)
+    seen = {UNLEARNED: unlearned, ORIGINAL: original}
+    seen |= {name: original.put_under(head) for name, head in models.build_masks().items()}
+    case = Case(models.forget, models.retain, original, SEED)
+    found = judge_alone(case, seen, forget_error=models.forget_error)
+    swap, position = _check_swap(case, found)
+    mine = found.values[UNLEARNED]
+    attacks = {name: build_metric_row(name, found, position) for name in mine}
+    attacks[swap.name] = build_class_row(swap.name, found, position, swap.threshold)
     reason = (
         f"Nothing was compared with retrained models: there are fewer than {NEEDED} "
         f"({NEEDED - 1} to compare with, one held out as a control)."
     )
+    shown = explain_body(models.names, found)
+    if not swap.passed and found.fits[UNLEARNED]:
+        full = original.measure_forget_accuracy(models.forget)[position]
+        shown.insert(0, explain_return(swap, full))
     return Findings(
-        given,
-        _measure_depth(models, tests[ORIGINAL], tests[UNLEARNED]),
+        found.grades,
+        _measure_depth(models, original.forget_test, unlearned.forget_test),
         checks=(swap,),
-        reasons=(reason,) if swap.passed else (reason, explain_return(swap)),
-        problems=find_problems(given),
-        attacks={swap.name: build_row(row, threshold=swap.threshold)},
+        reasons=(*shown, *bench.remarks, reason),
+        problems=find_problems(found.grades),
+        attacks=attacks,
     )
+
+
+def _check_numbers(*models: Body) -> None:
+    if not all(one.finite for one in models):
+        raise UserError(
+            "the original or an oracle gives values that are no numbers, so nothing can be "
+            "compared with it; train it anew"
+        )
 
 
 def _attack_beside_oracles(models: _Models, bench: Bench, oracles: Sequence[nn.Module]) -> Findings:
@@ -204,11 +222,7 @@ def _attack_beside_oracles(models: _Models, bench: Bench, oracles: Sequence[nn.M
     if not unlearned.finite:
         return _fail_without_numbers(models)
     retrained = [bench.see(oracle) for oracle in oracles]
-    if not all(one.finite for one in (original, *retrained)):
-        raise UserError(
-            "the original or an oracle gives values that are no numbers, so nothing can be "
-            "compared with it; train it anew"
-        )
+    _check_numbers(original, *retrained)
     seen = {UNLEARNED: unlearned, ORIGINAL: original}
     for name, head in models.build_masks().items():
         relearning = bench.relearn(with_head(models.original, head))
@@ -219,19 +233,24 @@ def _attack_beside_oracles(models: _Models, bench: Bench, oracles: Sequence[nn.M
     # The soft mask is no control of what counts: a retrained model's outputs are what it imitates.
     found = judge(case, seen, compared, (ORIGINAL, MASK), forget_error=models.forget_error)
     mine = found.values[UNLEARNED]
-    swapped = [value for value in mine["head_swap"] if value is not None]
-    swap, position = _check_swap(models, swapped, original.forget_test)
+    swap, position = _check_swap(case, found)
     attacks = {name: build_metric_row(name, found, position) for name in mine}
     attacks[swap.name] = build_class_row(swap.name, found, position, swap.threshold)
     attacks["anamnesis"] = build_anamnesis_row(case, seen, compared)
     reasons = explain_grade(case.forget, found)
-    # a retrained body can bring the class back by chance, so it takes more than any of them
-    highest = max(values["head_swap"][position] or 0.0 for values in found.oracles)
-    if not swap.passed and swap.value > highest:
-        reasons.append(explain_return(swap))
+    if found.grades[UNLEARNED] != "forgotten":
+        shown = explain_body(models.names, found)
+        full = original.measure_forget_accuracy(models.forget)[position]
+        # a retrained body can bring the class back by chance, so it takes more than any of them
+        highest = max(values[swap.name][position] or 0.0 for values in found.oracles)
+        if not swap.passed and found.fits[UNLEARNED] and swap.value > highest:
+            shown.insert(0, explain_return(swap, full))
+        # the most important stands first
+        reasons = shown + reasons if any(found.held[UNLEARNED]) else reasons + shown
+    depth = _measure_depth(models, original.forget_test, unlearned.forget_test)
     return Findings(
         found.grades,
-        _measure_depth(models, original.forget_test, unlearned.forget_test),
+        replace(depth, blocks=build_block_rows(case, seen, compared, position)),
         checks=(swap, *found.checks[UNLEARNED].values()),
         reasons=tuple(reasons),
         problems=find_problems(found.grades),
@@ -241,8 +260,10 @@ def _attack_beside_oracles(models: _Models, bench: Bench, oracles: Sequence[nn.M
     )
 
 
-def _check_swap(models: _Models, swapped: Sequence[float], original: Observed) -> tuple[Check, int]:
+def _check_swap(case: Case, found: Judgement) -> tuple[Check, int]:
     """Return the head swap's check, and the position of the class that it shows."""
-    own = [original.of(index) for index in models.forget]
-    full, samples = [part.right for part in own], [len(part.labels_N) for part in own]
-    return grades.check_swap(swapped, full, samples), grades.find_most_returned(swapped, full)
+    swapped = [value or 0.0 for value in found.values[UNLEARNED][body.SWAP]]
+    full = case.original.measure_forget_accuracy(case.forget)
+    samples = case.original.count_forget_test(case.forget)
+    position = body.find_most_returned(swapped, full, samples)
+    return body.check_swap(swapped, full, samples), position

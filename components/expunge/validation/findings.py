@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from expunge.core.attacks import relearning
+from expunge.core.attacks import layer_recovery, relearning
 from expunge.core.attacks.case import Case, Seen
-from expunge.core.grading import grades
+from expunge.core.grading import body
 from expunge.core.grading.checks import Check
-from expunge.core.grading.grades import Grade
+from expunge.core.grading.grades import Grade, at_least
 from expunge.core.grading.judge import Judgement
 from expunge.validation_report import (
     HELD_OUT,
@@ -20,6 +20,13 @@ from expunge.validation_report import (
     Depth,
     RelearningCurves,
 )
+
+# What finds a class again in a body, as sentences say it.
+FINDERS = {
+    "head_recovery": "a new head",
+    "head_recovery_logistic": "one with little penalty",
+    "prototype_recovery": "a row made of a few images",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def build_class_row(
     """Return a metric of every model for one forgotten class."""
     return build_row(
         {model: values[name][position] for model, values in found.values.items()},
-        [values[name][position] for values in found.oracles],
+        [values[name][position] for values in found.oracles] if found.oracles else None,
         threshold,
     )
 
@@ -99,6 +106,25 @@ def build_anamnesis_row(
     )
 
 
+def build_block_rows(
+    case: Case, models: Mapping[str, Seen], oracles: Sequence[Seen], position: int
+) -> dict[str, AttackRow]:
+    """Return what a new head on each block finds of the forgotten class at `position`.
+
+    The masks have the original's body, and no row of their own.
+    """
+    shown = {name: models[name] for name in (UNLEARNED, ORIGINAL, HELD_OUT)}
+    own = {name: layer_recovery.measure_blocks(case, seen) for name, seen in shown.items()}
+    retrained = [layer_recovery.measure_blocks(case, oracle) for oracle in oracles]
+    return {
+        block: build_row(
+            {name: rows[block][position] for name, rows in own.items()},
+            [rows[block][position] for rows in retrained],
+        )
+        for block in own[UNLEARNED]
+    }
+
+
 def build_curves(models: Mapping[str, Seen], oracles: Sequence[Seen]) -> RelearningCurves:
     """Return the curves of relearning, of the class that came back furthest at each step."""
 
@@ -119,8 +145,8 @@ def _keep_finite(value: float | None) -> float | None:
 def explain_grade(forget: Sequence[int], found: Judgement) -> list[str]:
     """Return why the grade is not higher, and what else tells the model from retrained ones."""
     reasons = []
-    body = [found.counting[name] for name in grades.BODY if name in found.counting]
-    blind = [c for k, c in enumerate(forget) if not any(row[k] for row in body)]
+    inside = [found.counting[name] for name in body.CHECKS if name in found.counting]
+    blind = [c for k, c in enumerate(forget) if not any(row[k] for row in inside)]
     if blind:
         reasons.append(
             "No comparison that looks into the body could tell the original and the mask from "
@@ -146,21 +172,47 @@ def explain_grade(forget: Sequence[int], found: Judgement) -> list[str]:
     return reasons
 
 
-def explain_return(swap: Check) -> str:
-    """Say what it shows that a class comes back under the original's head."""
-    full = swap.threshold / grades.RETURNED
+def explain_return(swap: Check, original: float) -> str:
+    """Say what it shows that a class comes back under the original's head.
+
+    `original` is what that head gives on its own body.
+    """
     return (
         f"Under the original's head the class comes back: its accuracy is {swap.value:.3f}, where "
-        f"the original's is {full:.3f}."
+        f"the original's is {original:.3f}."
     )
+
+
+def explain_body(names: Sequence[str], found: Judgement) -> list[str]:
+    """Say in figures what new heads find of the class that the body holds most of.
+
+    `names` are those of the forgotten classes. Of outputs that still give the class nothing is
+    said, as no new head is needed to find it.
+    """
+    if found.grades[UNLEARNED] == "failed":
+        return []
+    mine, full, held = found.values[UNLEARNED], found.values[ORIGINAL], found.held[UNLEARNED]
+    k = body.find_most_held(mine, full, held)
+    figures: list[str] = []
+    for name, finder in FINDERS.items():
+        own, whole = (_keep_finite(values[name][k]) if name in values else None
+                      for values in (mine, full))  # fmt: skip
+        if own is not None and whole is not None:
+            first = f" of class {names[k]} where the original's finds" if not figures else " where"
+            verb = " finds" if not figures else ""
+            figures.append(f"{finder}{verb} {100 * own:.0f} %{first} {100 * whole:.0f} %")
+    if not figures:
+        return []
+    text = f"{', '.join(figures)}."
+    return [f"The class is still in the body: {text}" if held[k] else text[0].upper() + text[1:]]
 
 
 def find_problems(given: Mapping[str, Grade]) -> tuple[str, ...]:
     """Return what the controls got and must not get; it says that the instrument is broken."""
     problems = [
-        f"The {name} control, which forgot nothing, was graded forgotten."
-        for name in (ORIGINAL, MASK, SOFT_MASK)
-        if given.get(name) == "forgotten"
+        f"The {name} control, which holds the class in its body, was graded {given[name]}."
+        for name in (MASK, SOFT_MASK)
+        if name in given and at_least(given[name], "suppressed")
     ]
     # a class that the original gets wrong anyway cannot show forgetting
     if given[ORIGINAL] != "failed":

@@ -7,6 +7,7 @@ import torch
 
 from expunge.config import GateConfig
 from expunge.core.grading.checks import Check, check_forget, check_parity, check_training
+from expunge.core.grading.grades import at_least
 from expunge.validation.findings import Findings
 from expunge.validation.measure import Measurement, Subject, measure_retained, summarise
 from expunge.validation_report import UNLEARNED, CheckRow, ValidationReport
@@ -120,8 +121,7 @@ def _decide_forget(
     failed, made = _list_failed(rows), {row.name for row in rows}
     unmade = tuple(n for n in config.block if n not in made and n != MAY_BE_MISSING)
     grade = "failed" if failed else findings.grades.get(UNLEARNED, "suppressed")
-    # a better grade than the policy asks for is enough too
-    enough = grade == "forgotten" or (grade, config.grade) == ("suppressed", "suppressed")
+    enough = at_least(grade, config.grade)
     # the most important reason stands first: the page and the command show it first
     reasons = [*findings.problems, *findings.reasons]
     if subject.split_changes:

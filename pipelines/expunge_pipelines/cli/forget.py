@@ -108,7 +108,7 @@ def print_forgetting(console: Console, value: Result) -> None:
     )
     print_accuracies(console, value)
     print_checks(console, value)
-    if value["oracles"]:
+    if value["attacks"]:
         print_attacks(console, value)
     print_verdict(console, value)
     print_grade(console, value)

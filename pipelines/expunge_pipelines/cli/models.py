@@ -9,6 +9,7 @@ from expunge_pipelines.cli.output import (
     MANY_COLUMNS,
     Result,
     create_table,
+    format_grade,
     format_indices,
     print_result,
 )
@@ -67,7 +68,7 @@ def print_models(console: Console, value: Result) -> None:
             str(row["version"]),
             ", ".join(row["aliases"]),
             row["kind"],
-            row["grade"],
+            format_grade(row["grade"]),
             format_indices(row["forgotten"]),
             row["parent"] or "",
             *(format_training(row) if seeded else ()),

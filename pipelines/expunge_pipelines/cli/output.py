@@ -7,10 +7,15 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from expunge import environment
+from expunge.verdicts import TONES
 
 Result = Mapping[str, Any]
+
+# How the news is printed that a grade is; `expunge.verdicts` says which.
+TONE_STYLES = {"good": "green", "bad": "bold red", "doubt": "yellow"}
 
 # Columns that a table may take. A line that a narrow terminal wraps can be read; a name that is cut
 # short cannot.
@@ -71,6 +76,11 @@ def format_number(value: float | None) -> str:
 def format_seconds(value: float | None) -> str:
     """Return seconds with one decimal; nothing for None."""
     return "" if value is None else f"{value:.1f}"
+
+
+def format_grade(grade: str | None) -> Text:
+    """Return a grade in its colour; nothing for None, and what is no grade as it is."""
+    return Text(grade or "", style=TONE_STYLES.get(TONES.get(grade or "", ""), ""))
 
 
 def format_indices(indices: Sequence[int]) -> str:

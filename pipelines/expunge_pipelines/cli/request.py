@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.text import Text
 
 from expunge.states import STATES
+from expunge.verdicts import HEADLINES
 from expunge_pipelines.cli.options import (
     by_option,
     json_option,
@@ -12,7 +13,13 @@ from expunge_pipelines.cli.options import (
     read_policy,
     split_list,
 )
-from expunge_pipelines.cli.output import MANY_COLUMNS, Result, create_table, print_result
+from expunge_pipelines.cli.output import (
+    MANY_COLUMNS,
+    Result,
+    create_table,
+    format_grade,
+    print_result,
+)
 
 
 @click.group()
@@ -161,7 +168,7 @@ def _print_list(console: Console, value: Result) -> None:
             entry["due_at"][:10],
             "[bold red]OVERDUE[/bold red]" if entry["overdue"] else "",
             str(entry["version"] or ""),
-            entry["grade"] or "",
+            format_grade(entry["grade"]),
             Text(_describe_obstacle(entry)),  # what failed may say anything, and is no markup
         )
     shown = table if value["requests"] else "No request."
@@ -185,8 +192,12 @@ def _print_details(console: Console, value: Result) -> None:
             console.print(f"  {label:12} {text}", markup=False)
     console.print("Events")
     for event in value["events"]:
+        body = event["body"]
+        # a version that hides a class fulfils a request by another grade than one that forgot it
+        what = body.get("grade") or ", ".join(body.get("failed_checks") or [])
         console.print(
-            f"  {event['seq']:6} {event['at'][:19]}  {event['kind']:20} {event['hash'][:12]}"
+            f"  {event['seq']:6} {event['at'][:19]}  {event['kind']:20} {event['hash'][:12]}  {what}",
+            markup=False,
         )
     if value["remembered_by"]:
         console.print("What still remembers one of these classes")
@@ -212,6 +223,9 @@ def _describe_state(entry: Result) -> str:
         "unapproved": f"waiting for a second person: expunge request approve {entry['id']}",
         "fulfilled": f"fulfilled by version {entry['version']} (graded {entry['grade']})",
     }
+    # its policy allowed that, and the classes are there all the same
+    if entry["grade"] == "hidden":
+        words["fulfilled"] = f"{HEADLINES['hidden'].lower()}, by version {entry['version']}"
     why = _describe_obstacle(entry)
     return str(words.get(entry["state"], entry["state"])) + (f" ({why})" if why else "")
 

@@ -11,6 +11,7 @@ from expunge_pipelines.cli.options import json_option, policy_options, rule_opti
 from expunge_pipelines.cli.output import (
     Result,
     create_table,
+    format_grade,
     format_indices,
     print_result,
     print_step,
@@ -67,7 +68,7 @@ def print_queue(console: Console, value: Result) -> None:
             format_indices(entry["classes"]),
             entry["state"],
             str(entry["version"] or ""),
-            entry["grade"] or "",
+            format_grade(entry["grade"]),
         )
     console.print()
     console.print(table)

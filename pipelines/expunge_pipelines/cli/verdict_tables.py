@@ -2,8 +2,10 @@
 
 from rich.console import Console
 
-from expunge.verdicts import REJECTED, UNTRUSTWORTHY, list_rejecting, read_verdict
+from expunge.core.grading.grades import at_least
+from expunge.verdicts import IN_DOUBT, REJECTED, UNTRUSTWORTHY, Verdict
 from expunge_pipelines.cli.output import (
+    TONE_STYLES,
     Result,
     create_table,
     format_change,
@@ -71,23 +73,27 @@ def print_attacks(console: Console, value: Result) -> None:
 
 
 def print_verdict(console: Console, value: Result) -> None:
-    """Print what the gate said, and what that did to the champion."""
-    said = read_verdict(value)
-    if said == UNTRUSTWORTHY:
+    """Print the headline of the grade, what the gate said, and what that did to the champion."""
+    verdict = Verdict.from_json(value)
+    if verdict.outcome == UNTRUSTWORTHY:
         console.print(
-            "[bold red]Not to be trusted[/bold red]: a control got a grade that it must not get. "
+            f"[bold red]{IN_DOUBT}[/bold red]: a control got a grade that it must not get. "
             "Nothing is registered, and the champion is as it was."
         )
-    elif said == REJECTED:
+        return
+    # the colour is that of the grade: what a policy lets pass may be hidden all the same
+    style = TONE_STYLES[verdict.tone]
+    console.print(f"[{style}]{verdict.headline}[/{style}]")
+    if verdict.outcome == REJECTED:
         console.print(
-            f"[bold red]Rejected[/bold red] by the gate ({', '.join(list_rejecting(value))}): "
+            f"[bold red]Rejected[/bold red] by the gate ({', '.join(verdict.rejections)}): "
             "nothing is registered, and the champion is as it was."
         )
     elif value.get("dry_run"):
         console.print("The gate passed. A dry run registers nothing.")
     else:
         console.print(
-            f"[green]Passed[/green]: version {value['version']} is champion, graded "
+            f"[{style}]Passed[/{style}]: version {value['version']} is champion, graded "
             f"{value['grade']}."
         )
 
@@ -96,14 +102,16 @@ def print_grade(console: Console, value: Result) -> None:
     """Print the grade in plain words, why it is not higher, and what can be done about that."""
     words = {
         "failed": "Failed: the outputs still show the class, or a check that blocks failed.",
+        "hidden": "Hidden: the outputs do not give the class, and the layers before them still "
+        "hold it. A new last layer brings it back.",
         "suppressed": "Suppressed: the outputs forget the class. Whether the layers before them "
         "forget it was not shown.",
         "forgotten": f"Forgotten: by every check that counts, this model is like the "
         f"{value['oracles']} models that were retrained without the class.",
     }
     console.print(words[value["grade"]])
-    if value["grade"] == "suppressed" and value["needed"] == "forgotten":
-        console.print("The policy asks for grade forgotten.")
+    if value["needed"] and not at_least(value["grade"], value["needed"]):
+        console.print(f"The policy asks for grade {value['needed']}.")
     for reason in value["reasons"]:
         console.print(f"  {reason}", markup=False)
     if value["grade"] == "suppressed" and not value["oracles"]:

@@ -27,7 +27,7 @@ def test_an_attack_can_be_made_and_explained(name: str) -> None:
 def test_what_is_compared_is_what_has_a_tolerance() -> None:
     assert tuple(ATTACKS) == ORACLE_CHECKS
     assert set(ATTACKS) - set(TOLERANCES) == {"head_swap"}
-    assert BODY == ("head_recovery", "prototype_recovery")
+    assert BODY == ("head_recovery", "head_recovery_logistic", "prototype_recovery")
 
 
 def test_names_in_sentences() -> None:

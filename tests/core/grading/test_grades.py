@@ -5,10 +5,11 @@ import pytest
 
 from expunge.core.grading import grades
 from expunge.core.grading.grades import (
+    GRADES,
     TOLERANCES,
+    at_least,
     can_tell,
     check_against_oracles,
-    check_swap,
     compare,
     grade,
 )
@@ -95,14 +96,6 @@ def test_what_was_not_measured_has_no_check() -> None:
     }
 
 
-def test_a_class_that_came_back_under_the_original_head() -> None:
-    assert not check_swap([0.95], [0.97], [100]).passed
-    assert check_swap([0.6], [0.97], [100]).passed
-    check = check_swap([0.1, 0.9], [0.97, 0.97], [10, 20])
-    assert (check.value, check.samples, check.passed) == (0.9, 20, False)
-    assert check.counts is None
-
-
 ORACLES = [{"head_recovery": [0.5, 0.5], "relearning": [0.1, 0.1], "tow": [1.0]}] * 3
 BOTH = {"head_recovery": [1000] * 2, "relearning": [200] * 2, "tow": [2000]}
 COMPARISONS = compare(ORACLES, BOTH)
@@ -144,6 +137,28 @@ def test_grades() -> None:
     unknown = {"head_recovery": [None, None]}
     assert graded(unknown, head_recovery=body) == "suppressed"
     assert grade(True, {}, {}, {}) == "suppressed"
+
+
+def test_one_class_that_was_shown_in_the_body_makes_it_hidden() -> None:
+    assert grade(True, {}, {}, {}, held=(False, True)) == "hidden"
+    assert grade(True, {}, {}, {}, held=(False, False)) == "suppressed"
+    assert grade(False, {}, {}, {}, held=(True, True)) == "failed"
+
+
+def test_a_body_that_oracles_have_too_hides_nothing() -> None:
+    """Its new heads may find as much as the original's do: so do those of the oracles."""
+    counting = {"head_recovery": (True, True), "relearning": (False,) * 2, "tow": (False,)}
+    held = (True, False)
+    assert grade(True, COMPARISONS, values(0.5, 0.5), counting, held=held) == "forgotten"
+    assert grade(True, COMPARISONS, values(0.5, 0.9), counting, held=held) == "hidden"
+
+
+def test_grades_rise() -> None:
+    assert GRADES == ("failed", "hidden", "suppressed", "forgotten")
+    for i, given in enumerate(GRADES):
+        assert [at_least(given, needed) for needed in GRADES] == [i >= k for k in range(4)]
+    with pytest.raises(ValueError, match="grade is 'trained'; expected one of failed, hidden"):
+        at_least("trained", "hidden")
 
 
 def test_each_forgotten_class_needs_evidence_of_its_own() -> None:

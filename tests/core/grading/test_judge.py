@@ -11,7 +11,7 @@ from expunge.core.attacks.case import Case, Seen
 from expunge.core.attacks.relearning import Relearning
 from expunge.core.grading import battery
 from expunge.core.grading.battery import choose_rows
-from expunge.core.grading.judge import Judgement, judge
+from expunge.core.grading.judge import Judgement, judge, judge_alone
 from expunge.core.heads import Head, Observed, mask_head, soft_mask_head
 
 CLASSES, WIDTH = 5, 6
@@ -78,14 +78,14 @@ def found() -> Judgement:
 def test_every_control_gets_its_grade(found: Judgement) -> None:
     assert found.grades == {
         "original": "failed",
-        "mask": "suppressed",
-        "soft-mask": "suppressed",
+        "mask": "hidden",
+        "soft-mask": "hidden",
         "oracle": "forgotten",
     }
 
 
 def test_the_body_counts_and_the_outputs_do_not(found: Judgement) -> None:
-    for metric in ("head_recovery", "prototype_recovery"):
+    for metric in ("head_recovery", "head_recovery_logistic", "prototype_recovery"):
         assert found.counting[metric] == (True,)
     for metric in ("tow", "relearning"):  # the mask passes both
         assert found.counting[metric] == (False,)
@@ -97,6 +97,50 @@ def test_the_masks_pass_what_a_mask_can_fool(found: Judgement) -> None:
         for metric in ("head_swap", "head_recovery", "prototype_recovery"):
             assert found.values[name][metric] == found.values["original"][metric]
     assert found.checks["soft-mask"]["relearning"].passed
+
+
+def test_without_oracles_masks_are_hidden_and_an_oracle_is_not() -> None:
+    original = seen(APART, (1, 1, 1), 0)
+    case = Case(FORGET, RETAIN, original)
+    models = {
+        "original": original,
+        "mask": original.put_under(mask_head(original.head, FORGET)),
+        "soft-mask": original.put_under(soft_mask_head(original.head, APART[list(RETAIN)], FORGET)),
+        "oracle": an_oracle(14),
+    }
+    found = judge_alone(case, models, forget_error=0.95)
+    assert found.grades == {
+        "original": "failed",
+        "mask": "hidden",
+        "soft-mask": "hidden",
+        "oracle": "suppressed",
+    }
+    assert found.held["original"] == (True,)
+    assert found.oracles == ()
+
+
+def test_a_body_on_which_the_original_head_does_not_work_is_not_asked_by_it() -> None:
+    """All its features lie where the original has the class: the swap gives that by chance."""
+    original = seen(APART, (1, 1, 1), 0)
+    mute = seen(APART[[3] * CLASSES], (0, 0, 0), 1, row=-1.0)
+    found = judge_alone(
+        Case(FORGET, RETAIN, original), {"original": original, "mute": mute}, forget_error=0.95
+    )
+    assert found.values["mute"]["head_swap"] == pytest.approx([1], abs=0.01)
+    assert (found.fits["mute"], found.held["mute"]) == (False, (False,))
+
+
+def test_half_of_the_test_split_teaches_and_the_other_half_measures() -> None:
+    test_N = labels(40, 41, 2, 2000, 60)
+    generator = torch.Generator().manual_seed(0)
+    rows = battery.choose_half_rows(test_N, forget=FORGET, retain=RETAIN, generator=generator)
+    assert torch.bincount(test_N[rows["head_train"]]).tolist() == [20, 20, 1, 40, 20]
+    assert torch.bincount(test_N[rows["forget_test"]]).tolist() == [0, 0, 0, 1000]
+    assert not set(rows["head_train"].tolist()) & set(rows["forget_test"].tolist())
+    with pytest.raises(ValueError, match="class 1 has 1 test images; two at least are needed"):
+        battery.choose_half_rows(
+            labels(9, 1, 9, 9, 9), forget=FORGET, retain=RETAIN, generator=generator
+        )
 
 
 def test_an_attacker_that_cannot_tell_members_is_not_reported(found: Judgement) -> None:

@@ -42,7 +42,9 @@ class Attack:
     """One attack: the name of its metric, and what others need to know of it.
 
     `meaning` is its line in the report. Without a `tolerance` it is not compared with oracles.
-    `looks_into_body` says that it looks at what the head reads, and that no new head can fool it.
+    `looks_into_body` says that it looks at what the head reads, and that no new head can fool it: a
+    fall of it against the original is looked at without oracles too, and one such has to count
+    before a model is graded forgotten.
     `module` is the file that makes it, where that has another name; `label` is its name in
     sentences, where that is not the metric's.
     """
@@ -89,7 +91,8 @@ ATTACKS: dict[str, Attack] = {
             tolerance=None,
             meaning="Accuracy on the class with the original's last layer on this model's body. "
             "The body may hold the class where this is higher than in any retrained model. Where "
-            "the class does not come back, nothing is shown. No grade goes by it.",
+            "the class does not come back, nothing is shown. A model is graded hidden at best "
+            "where at least 80 % of the original's comes back.",
         ),
         Attack(
             "head_recovery",
@@ -100,6 +103,17 @@ ATTACKS: dict[str, Attack] = {
             meaning="Accuracy on the class of a new last layer, trained on a few labelled images "
             f"while the body is frozen; {_LIKE_RETRAINED}.",
         ),
+        # Margin and cap are those of the prototype, which is as noisy.
+        Attack(
+            "head_recovery_logistic",
+            needs="model",
+            samples="forget_test",
+            tolerance=Tolerance(margin=0.05, cap=0.05),
+            looks_into_body=True,
+            label="head recovery with little penalty",
+            meaning="The same of a new last layer that is hardly held back, and sees more; "
+            f"{_LIKE_RETRAINED}.",
+        ),
         Attack(
             "prototype_recovery",
             needs="model",
@@ -108,6 +122,16 @@ ATTACKS: dict[str, Attack] = {
             looks_into_body=True,
             meaning="Accuracy on the class when its row of the last layer is made from the "
             f"features of 1 to 10 of its images; {_LIKE_RETRAINED}.",
+        ),
+        # It does not say `looks_into_body`. A mean over early blocks too can tell where the last
+        # features do not, and those are what a model is forgotten by.
+        Attack(
+            "layer_recovery",
+            needs="model",
+            samples="forget_test",
+            tolerance=Tolerance(margin=0.02, cap=0.03),
+            meaning="Accuracy on the class of new last layers on the blocks of the body, the mean "
+            f"over the blocks; {_LIKE_RETRAINED}, which know the class in early blocks too.",
         ),
         Attack(
             "relearning",

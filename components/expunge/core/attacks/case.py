@@ -17,17 +17,45 @@ if TYPE_CHECKING:
 
 # The parts of the images that a model is asked about; the relearning has images of its own.
 PARTS = ("head_train", "forget_train", "retain_train", "forget_test", "retain_test")
+# Those that the body checks need, which are made without oracles as well.
+BODY_PARTS = ("head_train", "forget_test")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a model says of each part, and how it relearned; all that the attacks need of it."""
+class Body:
+    """What a model says of the two parts that the body checks need.
+
+    `head_train` has no image where there is no sample to train a new head on.
+    """
 
     head: Head
     head_train: Observed
+    forget_test: Observed
+
+    def put_under(self, head: Head) -> Body:
+        """Return the same body under another head."""
+        return Body(head, self.head_train.under(head), self.forget_test.under(head))
+
+    @property
+    def finite(self) -> bool:
+        """Whether every feature and logit is a number, as the attacks need."""
+        return all(getattr(self, part).finite for part in BODY_PARTS)
+
+    def measure_forget_accuracy(self, forget: Sequence[int]) -> list[float]:
+        """Return the accuracy on each forgotten class's test samples."""
+        return [self.forget_test.of(index).right for index in forget]
+
+    def count_forget_test(self, forget: Sequence[int]) -> list[int]:
+        """Return how many test samples of each forgotten class there are."""
+        return [len(self.forget_test.of(index).labels_N) for index in forget]
+
+
+@dataclass(frozen=True)
+class Seen(Body):
+    """What a model says of each part, and how it relearned; all that the attacks need of it."""
+
     forget_train: Observed
     retain_train: Observed
-    forget_test: Observed
     retain_test: Observed
     relearning: Relearning
 
@@ -44,10 +72,6 @@ class Seen:
         """Whether every feature and logit is a number, as the attacks need."""
         return all(getattr(self, part).finite for part in PARTS)
 
-    def measure_forget_accuracy(self, forget: Sequence[int]) -> list[float]:
-        """Return the accuracy on each forgotten class's test samples."""
-        return [self.forget_test.of(index).right for index in forget]
-
 
 @dataclass(frozen=True)
 class Case:
@@ -58,5 +82,5 @@ class Case:
 
     forget: tuple[int, ...]
     retain: tuple[int, ...]
-    original: Seen
+    original: Body
     seed: int = 0

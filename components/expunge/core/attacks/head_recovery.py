@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from expunge.core.attacks.case import Case, Seen
+from expunge.core.attacks.case import Body, Case
 from expunge.core.heads import Observed
 
 # Of the new head, for a mean squared loss: strong, so that the features decide and not the few
@@ -16,7 +16,7 @@ from expunge.core.heads import Observed
 PENALTY = 3.0
 
 
-def measure(case: Case, seen: Seen) -> list[float]:
+def measure(case: Case, seen: Body) -> list[float]:
     """Return the new head's accuracy on each forgotten class's test samples."""
     return recover_with_new_head(seen.head_train, seen.forget_test, case.forget)
 

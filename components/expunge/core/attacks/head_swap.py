@@ -2,13 +2,26 @@
 
 from collections.abc import Sequence
 
-from expunge.core.attacks.case import Case, Seen
+from expunge.core.attacks.case import Body, Case
 from expunge.core.heads import Head, Observed
 
 
-def measure(case: Case, seen: Seen) -> list[float]:
+def measure(case: Case, seen: Body) -> list[float]:
     """Return the accuracy on each forgotten class's test samples under the original's head."""
     return swap_head(seen.forget_test, case.original.head, case.forget)
+
+
+def measure_fit(case: Case, seen: Body) -> float | None:
+    """Return how well the original's head works on this body: a share of what it does on its own.
+
+    It is the accuracy on the retained classes' part of the sample, over the original's. None where
+    there is no sample, or the original gets none of it right.
+    """
+    own, mine = ([part.of(index) for index in case.retain]
+                 for part in (case.original.head_train, seen.head_train.under(case.original.head)))  # fmt: skip
+    full, got = (sum(int((one.logits_NC.argmax(dim=1) == one.labels_N).sum()) for one in parts)
+                 for parts in (own, mine))  # fmt: skip
+    return got / full if full else None
 
 
 def swap_head(test: Observed, original: Head, forget: Sequence[int]) -> list[float]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.core.attacks.case import Case, Seen
+from expunge.core.attacks.case import Body, Case
 from expunge.core.heads import Observed
 
 # Samples whose mean feature is the prototype, from one to ten; more would be a head's training.
@@ -17,7 +17,7 @@ SHOTS = (1, 3, 10)
 DRAWS = 8  # of each number of shots: one draw alone moves the result by several points
 
 
-def measure(case: Case, seen: Seen) -> list[float]:
+def measure(case: Case, seen: Body) -> list[float]:
     """Return the accuracy on each forgotten class's test samples with its prototype as its row."""
     # a generator of its own: every model gets the same draws, whatever was measured before
     generator = torch.Generator().manual_seed(case.seed)

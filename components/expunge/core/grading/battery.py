@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from expunge.core.attacks import ATTACKS
-from expunge.core.attacks.case import Case, Seen
-from expunge.core.grading.grades import Values
+from expunge.core.attacks.case import Body, Case, Seen
+from expunge.core.grading import body
+from expunge.core.grading.body import Values
 
 # How many images each part has, at most. More would make the figures finer than what retrained
 # models differ by from seed to seed, and cost a forward pass through each model.
@@ -81,10 +82,7 @@ def choose_rows(
         return dict.fromkeys(classes, max(1, count))
 
     counts_C = torch.bincount(train_labels_N, minlength=max(*forget, *retain) + 1)
-    head = {
-        index: max(HEAD_LEAST, round(HEAD_SHARE * int(counts_C[index])))
-        for index in (*forget, *retain)
-    }
+    head = {index: _count_head(int(counts_C[index])) for index in (*forget, *retain)}
     relearn = ask_each(forget, RELEARN_FORGET // len(forget))
     relearn |= ask_each(retain, (RELEARN_ALL - RELEARN_FORGET) // len(retain))
     retain_each = ask_each(retain, RETAIN // len(retain))
@@ -104,11 +102,53 @@ def choose_rows(
     )
 
 
-def count_samples(case: Case) -> dict[str, list[int]]:
-    """Return how many images each metric is measured on, by forgotten class or of all together."""
-    seen = case.original
-    test = [len(seen.forget_test.of(index).labels_N) for index in case.forget]
-    train = [len(seen.forget_train.of(index).labels_N) for index in case.forget]
+def choose_half_rows(
+    test_labels_N: Tensor,
+    *,
+    forget: Sequence[int],
+    retain: Sequence[int],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Draw the two parts of the body checks from the test split alone.
+
+    `head_train` is drawn from one half of each class, `forget_test` is the other half of each
+    forgotten class.
+
+    Args:
+        test_labels_N: the test split's labels, on the CPU.
+        forget: the forgotten classes' indices.
+        retain: the retained classes' indices.
+        generator: draws the rows, on the CPU.
+
+    Raises:
+        ValueError: a class has fewer than two images.
+    """
+    samples, measured = [], []
+    for index in (*forget, *retain):
+        count = int((test_labels_N == index).sum())
+        if count < 2:
+            raise ValueError(f"class {index} has {count} test images; two at least are needed")
+        rows_N = draw_rows(test_labels_N, {index: count}, generator)
+        # what measures must not have taught
+        half = count // 2
+        samples.append(rows_N[: min(half, _count_head(count))])
+        if index in forget:
+            measured.append(rows_N[half:][:FORGET_TEST])
+    return {"head_train": torch.cat(samples), "forget_test": torch.cat(measured)}
+
+
+def _count_head(count: int) -> int:
+    """Return how many of a class's images a new head is trained on."""
+    return max(HEAD_LEAST, round(HEAD_SHARE * count))
+
+
+def count_samples(forget: Sequence[int], seen: Seen) -> dict[str, list[int]]:
+    """Return how many images each metric is measured on, by forgotten class or of all together.
+
+    Every model is shown the same, so that `seen` may be any.
+    """
+    test = seen.count_forget_test(forget)
+    train = [len(seen.forget_train.of(index).labels_N) for index in forget]
     counts = {
         "forget_test": test,
         "forget_train": train,
@@ -125,6 +165,15 @@ def measure_alone(case: Case, seen: Seen) -> dict[str, Sequence[float | None]]:
         for attack in ATTACKS.values()
         if attack.needs == "model"
     }
+
+
+def measure_body(case: Case, seen: Body) -> dict[str, Sequence[float | None]]:
+    """Return the metrics of the body checks.
+
+    It is the head swap alone where there is no sample to train a new head on.
+    """
+    names = (body.SWAP, *body.CHECKS) if len(seen.head_train.labels_N) else (body.SWAP,)
+    return {name: ATTACKS[name].measure(case, seen) for name in names}
 
 
 @dataclass(frozen=True)

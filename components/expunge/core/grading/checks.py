@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Compare = Literal[">=", "<="]
+Compare = Literal[">=", "<=", "<"]
 About = Literal["outputs", "utility", "codes", "file", "body", "oracles"]
 
 
@@ -31,9 +31,11 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the value is on the right side; equal is right, not-a-number never is."""
+        """Whether the value is on the right side; not-a-number never is."""
         if self.compare == ">=":
             return self.value >= self.threshold
+        if self.compare == "<":
+            return self.value < self.threshold
         return self.value <= self.threshold
 
 

@@ -1,35 +1,43 @@
-"""Grade of a model: its metrics beside those of oracles, and what they can tell in this run.
+"""Grade of a model: what its outputs, its body and the oracles beside it show.
 
 An oracle is a model retrained from scratch without the classes. A metric passes when its gap to the
 oracles' mean is small beside what they differ by among themselves. It counts only where it can
 tell: where the original model and the mask, which forgot nothing, fail it in the same run.
 
 - failed: the outputs still give the class.
-- suppressed: the outputs do not. What the body holds was not shown.
+- hidden: the outputs do not, and the class was shown to be in the body, as `core.grading.body`
+  says. No oracle is needed for that. One class of several is enough.
+- suppressed: the outputs do not, and no check of the body brings the class back so far.
 - forgotten: every metric that counts passes, and for each forgotten class one that looks into the
   body is among them. The body is what the head reads: its last features, not each of its layers.
 
+The last goes before hidden. A body that no comparison tells from those of oracles holds what they
+hold, and they never saw the class. So an oracle beside others is forgotten also where its new heads
+find as much as the original's do, as on a body that was pretrained with the class.
+
 A metric of several forgotten classes counts, and passes, for each of them on its own. That the
-original and the mask are never graded forgotten follows from this rule; the control that can fail
-is the oracle that is held out.
+original and the mask are never graded forgotten follows from this rule. The controls that can fail
+are the oracle that is held out, which has to be forgotten, and the masks, which have to be hidden.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal, TypeGuard
+from typing import Literal, TypeGuard, get_args
 
 from expunge.core.attacks import ATTACKS
+from expunge.core.grading import body
+from expunge.core.grading.body import Values
 from expunge.core.grading.checks import Check, limit_margin
 
-Grade = Literal["failed", "suppressed", "forgotten"]
-Values = Mapping[str, Sequence[float | None]]
+Grade = Literal["failed", "hidden", "suppressed", "forgotten"]
+GRADES: tuple[Grade, ...] = get_args(Grade)  # the lesser first
 Counting = Mapping[str, tuple[bool, ...]]  # by metric, for each forgotten class
 
 LEAST_ORACLES = 3
 # One of these has to count before a model is graded forgotten.
-BODY = tuple(attack.name for attack in ATTACKS.values() if attack.looks_into_body)
+BODY = body.CHECKS
 # Of the attacks that are compared with oracles at all.
 TOLERANCES = {a.name: a.tolerance for a in ATTACKS.values() if a.tolerance is not None}
 # Two-sided, over a whole battery, for oracles whose spread is known. It is estimated from three, so
@@ -37,10 +45,17 @@ TOLERANCES = {a.name: a.tolerance for a in ATTACKS.values() if a.tolerance is no
 FALSE_ALARM = 0.05
 
 
-# The share of the original's accuracy at which a class has come back under the original's head.
-# Bodies that never saw the class can reach it too, by chance and far apart from each other: no
-# comparison with oracles, and no part of a grade.
-RETURNED = 0.8
+def at_least(grade: str, needed: str) -> bool:
+    """Return whether a grade is the needed one or a higher one.
+
+    Raises:
+        ValueError: one of them is no grade.
+    """
+    for word in (grade, needed):
+        if word not in GRADES:
+            raise ValueError(f"grade is {word!r}; expected one of {', '.join(GRADES)}")
+    order: tuple[str, ...] = GRADES
+    return order.index(grade) >= order.index(needed)
 
 
 @dataclass(frozen=True)
@@ -136,28 +151,6 @@ def _pool_spread(by_class: Sequence[Sequence[float]]) -> float:
     return float((total / len(by_class)) ** 0.5)
 
 
-def find_most_returned(swapped: Sequence[float], original: Sequence[float]) -> int:
-    """Return the position of the class that came back furthest under the original's head.
-
-    Both are accuracies by forgotten class: after the swap, and of the original.
-    """
-    gains = [mine - RETURNED * full for mine, full in zip(swapped, original, strict=True)]
-    return max(range(len(gains)), key=lambda k: gains[k])
-
-
-def check_swap(
-    swapped: Sequence[float], original: Sequence[float], samples: Sequence[int]
-) -> Check:
-    """Check whether a class comes back when the original's head is put on the body.
-
-    It needs no oracle. It is evidence where a class does, and none where none does, so it takes no
-    part in a grade.
-    """
-    k = find_most_returned(swapped, original)
-    threshold = RETURNED * original[k]
-    return Check("head_swap", swapped[k], "<=", threshold, samples=samples[k], about="body")
-
-
 def can_tell(comparisons: Mapping[str, Comparison], controls: Sequence[Values]) -> Counting:
     """Return for each metric and class whether every control was measured by it and fails it."""
     found = {}
@@ -190,10 +183,17 @@ def grade(
     comparisons: Mapping[str, Comparison],
     values: Values,
     counting: Counting,
+    *,
+    held: Sequence[bool] = (),
 ) -> Grade:
     """Return the grade, by the rule of the module.
 
-    `outputs_forget` is whether every check of the outputs passed.
+    Args:
+        outputs_forget: whether every check of the outputs passed.
+        comparisons: what the oracles say, by metric; empty where there are none.
+        values: the model's metrics.
+        counting: which comparisons can tell, by class.
+        held: whether each forgotten class was shown to be in the body; empty where nothing looked.
     """
     if not outputs_forget:
         return "failed"
@@ -206,7 +206,9 @@ def grade(
             _passes(comparison, values.get(name)), counting[name], strict=True
         )
     )
-    return "forgotten" if seen_into and all(seen_into) and alike else "suppressed"
+    if seen_into and all(seen_into) and alike:
+        return "forgotten"
+    return "hidden" if any(held) else "suppressed"
 
 
 def _passes(comparison: Comparison, values: Sequence[float | None] | None) -> tuple[bool, ...]:

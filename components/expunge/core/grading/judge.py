@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from expunge.core.attacks.case import Case, Seen
-from expunge.core.grading import battery, checks, grades
+from expunge.core.attacks.case import Body, Case, Seen
+from expunge.core.attacks.head_swap import measure_fit
+from expunge.core.grading import battery, body, checks, grades
+from expunge.core.grading.body import Values
 from expunge.core.grading.checks import Check
-from expunge.core.grading.grades import Comparison, Counting, Grade, Values
+from expunge.core.grading.grades import Comparison, Counting, Grade
 from expunge.core.heads import Observed
 
 
@@ -14,12 +16,16 @@ from expunge.core.heads import Observed
 class Judgement:
     """What was found of each model, by its name; `oracles` are those compared with, in order.
 
-    `counting` says which metrics can tell, by class: the controls fail them.
+    `fits` says whether the original's head works on the model's body, `held` of each forgotten class
+    whether it was shown to be in there, and `counting` which metrics can tell, by class: the
+    controls fail them.
     """
 
     values: Mapping[str, Values]
     checks: Mapping[str, Mapping[str, Check]]
     grades: Mapping[str, Grade]
+    fits: Mapping[str, bool]
+    held: Mapping[str, tuple[bool, ...]]
     oracles: tuple[Values, ...]
     comparisons: Mapping[str, Comparison]
     counting: Counting
@@ -47,7 +53,8 @@ def judge(
 
     Args:
         case: what is forgotten and what stays.
-        models: what each model says, by its name; none of the oracles may be among them.
+        models: what each model says, by its name. The case's original has to be among them, and
+            none of the oracles may be.
         oracles: what each model retrained without the classes says.
         controls: the names of the models that forgot nothing. A metric counts where all of them
             fail it.
@@ -63,14 +70,22 @@ def judge(
         battery.measure_all(case, oracle, [reference])
         for oracle, reference in zip(oracles, references, strict=True)
     ]
-    comparisons = grades.compare(own, battery.count_samples(case))
+    samples = battery.count_samples(case.forget, oracles[0])
+    comparisons = grades.compare(own, samples)
     counting = grades.can_tell(comparisons, [values[name] for name in controls])
+    full = next(values[name] for name, seen in models.items() if seen is case.original)
+    fits = {name: _fits_head(case, seen) for name, seen in models.items()}
+    held = {
+        name: body.find_held(mine, full, samples, fits=fits[name], oracles=own)
+        for name, mine in values.items()
+    }
     given = {
         name: grades.grade(
             check_outputs(seen.forget_test, case.forget, forget_error),
             comparisons,
             values[name],
             counting,
+            held=held[name],
         )
         for name, seen in models.items()
     }
@@ -81,7 +96,51 @@ def judge(
             for name, v in values.items()
         },
         grades=given,
+        fits=fits,
+        held=held,
         oracles=tuple(own),
         comparisons=comparisons,
         counting=counting,
     )
+
+
+def judge_alone(case: Case, models: Mapping[str, Body], *, forget_error: float) -> Judgement:
+    """Grade every model by its outputs and the body checks, without oracles.
+
+    `forget_error` is the least error on a forgotten class that outputs which forgot it make. The
+    case's original has to be among the models.
+    """
+    values = {name: battery.measure_body(case, seen) for name, seen in models.items()}
+    samples = dict.fromkeys((body.SWAP, *body.CHECKS), case.original.count_forget_test(case.forget))
+    full = next(values[name] for name, seen in models.items() if seen is case.original)
+    fits = {name: _fits_head(case, seen) for name, seen in models.items()}
+    held = {
+        name: body.find_held(mine, full, samples, fits=fits[name])
+        for name, mine in values.items()
+    }
+    given = {
+        name: grades.grade(
+            check_outputs(seen.forget_test, case.forget, forget_error),
+            {},
+            {},
+            {},
+            held=held[name],
+        )
+        for name, seen in models.items()
+    }
+    return Judgement(
+        values=values,
+        checks={name: {} for name in models},
+        grades=given,
+        fits=fits,
+        held=held,
+        oracles=(),
+        comparisons={},
+        counting={},
+    )
+
+
+def _fits_head(case: Case, seen: Body) -> bool:
+    """Return whether the original's head works on the body, as far as there is a sample to tell."""
+    share = measure_fit(case, seen)
+    return share is None or share >= body.RETURNED
