@@ -115,8 +115,7 @@ def judge_alone(case: Case, models: Mapping[str, Body], *, forget_error: float) 
     full = next(values[name] for name, seen in models.items() if seen is case.original)
     fits = {name: _fits_head(case, seen) for name, seen in models.items()}
     held = {
-        name: body.find_held(mine, full, samples, fits=fits[name])
-        for name, mine in values.items()
+        name: body.find_held(mine, full, samples, fits=fits[name]) for name, mine in values.items()
     }
     given = {
         name: grades.grade(
