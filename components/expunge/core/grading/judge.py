@@ -16,8 +16,8 @@ from expunge.core.heads import Observed
 class Judgement:
     """What was found of each model, by its name; `oracles` are those compared with, in order.
 
-    `fits` says whether the original's head works on the model's body, `held` of each forgotten class
-    whether it was shown to be in there, and `counting` which metrics can tell, by class: the
+    `fits` says whether the original's head works on the model's body, `held` of each forgotten
+    class whether it was shown to be in there, and `counting` which metrics can tell, by class: the
     controls fail them.
     """
 
