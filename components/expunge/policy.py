@@ -1,6 +1,6 @@
 """A policy: a small YAML file that says what a forget needs before it is promoted.
 
-    grade: forgotten        # or suppressed, the default
+    grade: forgotten        # or hidden, or suppressed, the default
     budget: 0.01            # retained accuracy that a forget may cost; rule auto goes as deep as it
     forget_error: 0.99      # lowest error on a forgotten class
     worst_drop: 0.05        # largest drop of a retained class

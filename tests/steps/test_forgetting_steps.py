@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from expunge.config import GateConfig, PerturbConfig, TrainConfig
-from expunge.errors import UserError
 from expunge.core.grading.grades import at_least
+from expunge.errors import UserError
 from expunge.formats.dataset import (
     DatasetInfo,
     SplitInfo,

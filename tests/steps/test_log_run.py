@@ -60,7 +60,7 @@ def test_a_comparison_with_oracles_becomes_some_metrics_and_keeps_the_page(
     run = connection.connect().get_run(report["run_id"])
     metrics, tags = run.data.metrics, run.data.tags
     assert (tags["gate"], tags["gate.failed"]) == ("untrustworthy", "")
-    assert tags["expunge.validation.controls.soft-mask"] == "suppressed"
+    assert tags["expunge.validation.controls.soft-mask"] == "hidden"
     attacks = validation["attacks"]
     for model in ("unlearned", "original", "mask", "soft-mask", "held-out"):
         found = metrics[f"validation/attacks/head_recovery/{model}"]

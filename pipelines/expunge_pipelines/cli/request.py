@@ -196,7 +196,8 @@ def _print_details(console: Console, value: Result) -> None:
         # a version that hides a class fulfils a request by another grade than one that forgot it
         what = body.get("grade") or ", ".join(body.get("failed_checks") or [])
         console.print(
-            f"  {event['seq']:6} {event['at'][:19]}  {event['kind']:20} {event['hash'][:12]}  {what}",
+            f"  {event['seq']:6} {event['at'][:19]}  {event['kind']:20} {event['hash'][:12]}"
+            + (f"  {what}" if what else ""),
             markup=False,
         )
     if value["remembered_by"]:

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from expunge.core.attacks.case import Body, Case
 from expunge.core.attacks.class_membership import fit_discriminators, recognise_class
 from expunge.core.attacks.head_recovery import recover_with_new_head
-from expunge.core.attacks.head_swap import swap_head
+from expunge.core.attacks.head_recovery_logistic import (
+    STRENGTH,
+    fit_logistic_head,
+    recover_with_logistic_head,
+)
+from expunge.core.attacks.head_swap import measure_fit, swap_head
+from expunge.core.attacks.layer_recovery import measure as measure_layers
+from expunge.core.attacks.layer_recovery import measure_blocks
 from expunge.core.attacks.membership import infer_members
 from expunge.core.attacks.prototype_recovery import recover_with_prototypes
 from expunge.core.attacks.relearning import Relearning, relearn
@@ -61,6 +69,80 @@ def test_a_new_head_does_not_ask_what_the_old_one_was_or_how_features_are_scaled
         return Observed(5 * part.features_ND + 7, part.logits_NC, part.labels_N)
 
     assert recover_with_new_head(scaled(sample), scaled(test), FORGET) == found
+
+
+def test_a_head_with_little_penalty_is_a_logistic_regression() -> None:
+    """Against scikit-learn's, on classes that overlap, and one index that no image has."""
+    from sklearn.linear_model import LogisticRegression
+
+    sample = clusters(APART, 1, spread=0.6)
+    features_ND = sample.features_ND.double()
+    weight_CD, bias_C = fit_logistic_head(features_ND, sample.labels_N, CLASSES)
+    slow = LogisticRegression(C=STRENGTH, tol=1e-8, max_iter=1000)
+    slow.fit(features_ND.numpy(), sample.labels_N.numpy())
+    logits_NC = features_ND @ weight_CD.T + bias_C
+    expected_NC = torch.from_numpy(slow.predict_proba(features_ND.numpy()))
+    torch.testing.assert_close(logits_NC.softmax(1), expected_NC, atol=1e-3, rtol=0)
+
+
+def test_a_head_with_little_penalty_finds_what_the_body_tells_apart() -> None:
+    sample, test = clusters(APART, 1), clusters(APART, 2)
+    assert recover_with_logistic_head(sample, test, [1, 3]) == [1.0, 1.0]
+    assert recover_with_logistic_head(clusters(MERGED, 1), clusters(MERGED, 2), FORGET)[0] < 0.8
+    # classes that were erased before have no image in the sample
+    part = Observed(sample.features_ND[EACH:], sample.logits_NC[EACH:], sample.labels_N[EACH:])
+    assert recover_with_logistic_head(part, test, FORGET) == [1.0]
+
+
+def test_a_head_with_little_penalty_sees_what_a_ridge_overlooks() -> None:
+    """The class differs by one weak feature, and another class by many strong ones."""
+    places = torch.zeros(3, 40)
+    places[1, :39], places[2, 39] = 1, 1
+
+    def part(seed: int) -> Observed:
+        generator = torch.Generator().manual_seed(seed)
+        labels_N = torch.tensor([0] * 200 + [1] * 200 + [2] * 10)
+        features_ND = places[labels_N] + 0.2 * torch.randn(410, 40, generator=generator)
+        return Observed(features_ND, features_ND[:, :3], labels_N)
+
+    weak = recover_with_new_head(part(1), part(2), [2])
+    strong = recover_with_logistic_head(part(1), part(2), [2])
+    assert strong[0] > weak[0] + 0.3
+
+
+def body(sample: Observed, test: Observed) -> Body:
+    return Body(HEAD, sample, test)
+
+
+def test_the_original_head_fits_a_body_as_far_as_it_names_the_retained_classes() -> None:
+    original = body(clusters(APART, 1), clusters(APART, 2))
+    case = Case(tuple(FORGET), tuple(RETAIN), original)
+    assert measure_fit(case, original) == 1.0
+    merged = body(clusters(MERGED, 1), clusters(MERGED, 2))
+    assert measure_fit(case, merged.put_under(mask_head(HEAD, FORGET))) == 1.0
+    sample = clusters(APART, 1)
+    turned = Observed(sample.features_ND.roll(1, dims=1), sample.logits_NC, sample.labels_N)
+    assert measure_fit(case, body(turned, clusters(APART, 2))) == 0.0
+    nothing = body(sample.of(-1), clusters(APART, 2))
+    assert measure_fit(Case(tuple(FORGET), tuple(RETAIN), nothing), nothing) is None
+
+
+def test_layer_probes_are_new_heads_on_each_block_and_their_mean() -> None:
+    def part(seed: int) -> Observed:
+        apart, merged = clusters(APART, seed), clusters(MERGED, seed)
+        blocks = {"early": apart.features_ND, "late": merged.features_ND}
+        return Observed(merged.features_ND, merged.logits_NC, merged.labels_N, blocks)
+
+    seen = body(part(1), part(2))
+    case = Case(tuple(FORGET), tuple(RETAIN), seen)
+    rows = measure_blocks(case, seen)
+    late = recover_with_new_head(clusters(MERGED, 1), clusters(MERGED, 2), FORGET)
+    assert rows == {"early": [1.0], "late": late}
+    assert measure_layers(case, seen) == [(1 + late[0]) / 2]
+    # a mask has the same body, and without blocks there is no value
+    assert measure_layers(case, seen.put_under(mask_head(HEAD, FORGET))) == [(1 + late[0]) / 2]
+    plain = body(clusters(APART, 1), clusters(APART, 2))
+    assert measure_layers(Case(tuple(FORGET), tuple(RETAIN), plain), plain) == [None]
 
 
 def prototype(sample: Observed, test: Observed, seed: int = 0) -> list[float]:

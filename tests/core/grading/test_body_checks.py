@@ -11,7 +11,7 @@ from expunge.core.grading.body import (
     find_most_held,
 )
 
-SAMPLES = dict.fromkeys((body.SWAP, *CHECKS), [1000, 1000])
+SAMPLES = {name: [1000, 1000] for name in (body.SWAP, *CHECKS)}
 
 
 def values(swap: float, *recovered: float, second: float = 0.0) -> body.Values:
@@ -78,7 +78,7 @@ def test_what_was_not_measured_shows_nothing() -> None:
 
 def test_a_check_that_cannot_fall_shows_nothing() -> None:
     """A new head on three images, or one that finds nothing in the original either."""
-    few = dict.fromkeys(SAMPLES, [3, 3])
+    few = {name: [3, 3] for name in SAMPLES}
     same = values(0.0, 0.8, 0.9, 0.7)
     assert find_held(same, ORIGINAL, few) == (False, False)
     empty = values(0.0, 0.0, 0.0, 0.0)

@@ -13,7 +13,7 @@ from expunge_pipelines.cli.demo import print_demo
 from expunge_pipelines.cli.forget import print_forgetting
 from expunge_pipelines.cli.models import print_models, print_rollback
 from expunge_pipelines.cli.oracles import print_oracles
-from expunge_pipelines.cli.output import print_result, print_step
+from expunge_pipelines.cli.output import format_grade, print_result, print_step
 from expunge_pipelines.cli.train import print_training
 
 
@@ -147,7 +147,7 @@ def test_a_comparison_with_oracles() -> None:
     text = printed(print_forgetting, compared())
     columns = ["this", "model", "original", "mask", "soft-mask", "oracles'", "mean"]
     assert row(text, "attack ") == columns
-    found = [line for line in text.splitlines() if line.startswith("head_recovery")]
+    found = [line for line in text.splitlines() if line.startswith("head_recovery ")]
     in_checks, in_attacks = (line.split() for line in found)
     assert in_checks[-2:] == ["passed", "counts"]
     assert in_attacks == ["head_recovery", "0.952", "0.984", "0.984", "0.984", "0.951"]
@@ -176,8 +176,20 @@ def test_a_check_that_fails_without_blocking_rejects_nothing() -> None:
 def test_a_grade_that_the_policy_finds_too_low() -> None:
     low = {"passed": False, "grade": "suppressed", "version": None}
     text = printed(print_forgetting, compared(**low))
-    assert "Rejected by the gate (grade): nothing is registered" in text
+    assert "Rejected by the gate (grade suppressed): nothing is registered" in text
     assert "The policy asks for grade forgotten." in text
+
+
+@pytest.mark.parametrize("needed", ["suppressed", "hidden"])
+def test_what_is_hidden_is_said_first_whatever_the_policy_allows(needed: str) -> None:
+    found = {"passed": needed == "hidden", "grade": "hidden", "needed": needed}
+    text = printed(print_forgetting, compared(**found))
+    assert "Hidden, not removed" in text
+    assert "the layers before them still hold it" in text
+    assert ("Rejected by the gate (grade hidden)" in text) == (needed == "suppressed")
+    assert ("champion, graded hidden." in text) == (needed == "hidden")
+    assert format_grade("hidden").style == "bold red"
+    assert format_grade("trained").style == ""
 
 
 def test_a_measurement_that_cannot_be_trusted() -> None:

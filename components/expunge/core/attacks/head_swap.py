@@ -17,11 +17,15 @@ def measure_fit(case: Case, seen: Body) -> float | None:
     It is the accuracy on the retained classes' part of the sample, over the original's. None where
     there is no sample, or the original gets none of it right.
     """
-    own, mine = ([part.of(index) for index in case.retain]
-                 for part in (case.original.head_train, seen.head_train.under(case.original.head)))  # fmt: skip
-    full, got = (sum(int((one.logits_NC.argmax(dim=1) == one.labels_N).sum()) for one in parts)
-                 for parts in (own, mine))  # fmt: skip
+    full, got = (
+        sum(_count_right(part.of(index)) for index in case.retain)
+        for part in (case.original.head_train, seen.head_train.under(case.original.head))
+    )
     return got / full if full else None
+
+
+def _count_right(part: Observed) -> int:
+    return int((part.logits_NC.argmax(dim=1) == part.labels_N).sum())
 
 
 def swap_head(test: Observed, original: Head, forget: Sequence[int]) -> list[float]:

@@ -16,8 +16,8 @@ from expunge.core.heads import Observed
 class Judgement:
     """What was found of each model, by its name; `oracles` are those compared with, in order.
 
-    `fits` says whether the original's head works on the model's body, `held` of each forgotten class
-    whether it was shown to be in there, and `counting` which metrics can tell, by class: the
+    `fits` says whether the original's head works on the model's body, `held` of each forgotten
+    class whether it was shown to be in there, and `counting` which metrics can tell, by class: the
     controls fail them.
     """
 
@@ -115,8 +115,7 @@ def judge_alone(case: Case, models: Mapping[str, Body], *, forget_error: float) 
     full = next(values[name] for name, seen in models.items() if seen is case.original)
     fits = {name: _fits_head(case, seen) for name, seen in models.items()}
     held = {
-        name: body.find_held(mine, full, samples, fits=fits[name])
-        for name, mine in values.items()
+        name: body.find_held(mine, full, samples, fits=fits[name]) for name, mine in values.items()
     }
     given = {
         name: grades.grade(
