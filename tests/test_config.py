@@ -68,6 +68,9 @@ def test_data(settings: dict[str, Any], text: str) -> None:
         ({"precision": "int8"}, "precision is 'int8'; expected one of auto, fp32, bf16, fp16"),
         ({"augment": "mix"}, "augment is 'mix'; expected one of auto, none, flip, crop-flip"),
         ({"without": (1, 1)}, "without is [1, 1]; expected distinct class indices from 0 up"),
+        ({"statistics": -0.1}, "statistics is -0.1; expected a value from 0 to 100"),
+        ({"statistics": NAN}, "statistics is nan; expected a value from 0 to 100"),
+        ({"depths": "some"}, "depths is 'some'; expected one of auto, always, never"),
         (
             {"weights": "DEFAULT", "init_from": "models:/a/1"},
             "weights and init_from are both given; choose one of them",
@@ -86,7 +89,7 @@ def test_training(settings: dict[str, Any], text: str) -> None:
         ({"classes": ()}, "classes is empty; name at least one class to forget"),
         ({"classes": (2, 2)}, "classes is [2, 2]; expected distinct class indices from 0 up"),
         ({"classes": (-1,)}, "classes is [-1]; expected distinct class indices from 0 up"),
-        ({"rule": "best"}, "rule is 'best'; expected one of auto, paper, natural"),
+        ({"rule": "best"}, "rule is 'best'; expected one of auto, replay, paper, natural"),
         ({"budget": 1.0}, "budget is 1.0; expected a value from 0 to 0.99"),
         ({"budget": NAN}, "budget is nan; expected a value from 0 to 0.99"),
         (
@@ -96,6 +99,11 @@ def test_training(settings: dict[str, Any], text: str) -> None:
         (
             {"lambdas": (1.0, 10.0)},
             "lambda1 and lambda2 belong to rule paper; the rule is 'auto'",
+        ),
+        (
+            {"forget_data": "digits", "rule": "natural"},
+            "forget_data is 'digits', and rule 'natural' reads no images; leave it out, or take "
+            "rule replay",
         ),
         (
             {"rule": "paper", "lambdas": (-1.0, 10.0)},

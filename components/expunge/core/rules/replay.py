@@ -267,7 +267,7 @@ class Replay:
             count, parts = count + 1, (losses[0], losses[1])
             return penalty.detach() + sum(losses)
 
-        optimiser.step(evaluate)
+        optimiser.step(evaluate)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             moved = self.space.move({n: coordinates[n].detach() for n in names}, self.weights)
         return Fit(moved, *parts, evaluations=count)

@@ -18,6 +18,7 @@ features.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -160,7 +161,8 @@ class _Recorder:
     def store(self) -> None:
         """Take over what the last pass left."""
         for name, (given, output) in self._latest.items():
-            assert output.grad is not None
+            if output.grad is None:
+                raise ValueError(f"the features of the stage do not depend on its layer {name!r}")
             self.inputs[name].append(_unfold(self.modules[name], given))
             self.gradients[name].append(_make_rows(self.modules[name], output.grad))
         self._latest.clear()
@@ -250,9 +252,7 @@ def _find_bias(
     if isinstance(layer.bias, Tensor):
         return f"{name}.bias", ones_O
     if owner:
-        norm = upper.get_submodule(owner)
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_var is not None
-        gain_O = (norm.running_var + norm.eps).rsqrt() * norm.get_parameter("weight").detach()
+        norm: Any = upper.get_submodule(owner)
+        gain_O = (norm.running_var + norm.eps).rsqrt() * norm.weight.detach()
         return f"{owner}.bias", gain_O
     return "", ones_O
