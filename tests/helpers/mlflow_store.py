@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from expunge import registry
+from expunge.core.statistics import ClassStatistics, fit_gaussian
 from expunge.formats.fisher import save_fisher
 from expunge.formats.model import Codes, ModelInfo, StoredModel, make_opaque_name, save_model
 from expunge.models import build_model
@@ -55,6 +56,18 @@ def tiny_model(
         module = build_model("mlp", SHAPE, CLASSES).eval()
         codes = torch.rand(len(info.retained), *SHAPE)
     return StoredModel(info, module, Codes(codes, torch.tensor(info.retained)))
+
+
+def make_tiny_statistics(
+    *classes: int, depths: Mapping[int, float] | None = None
+) -> ClassStatistics:
+    """Draw statistics of the images that enter `tiny_model()`, which is all of it one stage."""
+    gaussians = {}
+    for index in classes:
+        generator = torch.Generator().manual_seed(index)
+        images_NCHW = torch.rand(40, *SHAPE, generator=generator) + torch.eye(4) * (index - 1)
+        gaussians[index] = fit_gaussian(images_NCHW, SHAPE, 16)
+    return ClassStatistics("images_nchw", SHAPE, SHAPE, gaussians, dict(depths or {}))
 
 
 def save_tiny(folder: Path, model: StoredModel) -> Path:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow_store import Registrar, tiny_model
+from mlflow_store import Registrar, make_tiny_statistics, tiny_model
 
 from expunge import registry
 from expunge.errors import OperationalError, RefusedError, UserError
 from expunge.formats.files import digest_file
 from expunge.formats.model import load_model
+from expunge.formats.statistics import STATISTICS, save_statistics
 from expunge.lifecycle import promotion
 from expunge.registry import store as connection
 
@@ -96,6 +97,24 @@ def test_download_gives_the_model_folder_back(registrar: Registrar, tmp_path: Pa
     assert [path.name for path in copy.parent.iterdir()] == ["model"]
 
 
+def test_class_statistics_are_a_file_of_a_version_that_has_them(
+    registrar: Registrar, store: Path, tmp_path: Path
+) -> None:
+    without = registrar("shapes")
+    assert "statistics" not in without.digests
+    folder = registrar.folder_of(tiny_model(1, forgotten=(3,)))
+    save_statistics(folder, make_tiny_statistics(0, 1, 2))
+    run_id = registry.attach_run("shapes", "forget")
+    made = registry.register(run_id, "shapes", folder, {"expunge.gate": "passed"}, "forget")
+    assert made.digests["statistics"] == digest_file(folder / STATISTICS)
+    registry.download(made, tmp_path / "copy")
+    assert (tmp_path / "copy" / STATISTICS).read_bytes() == (folder / STATISTICS).read_bytes()
+    stored = stored_file(store, STATISTICS)
+    stored.write_bytes(stored.read_bytes()[:-1] + b"x")
+    with pytest.raises(OperationalError, match=r"statistics\.safetensors of models:/shapes/2 is"):
+        registry.download(made, tmp_path / "again")
+
+
 def stored_file(home: Path, name: str) -> Path:
     (path,) = home.glob(f"mlartifacts/shapes/**/{name}")
     return path
@@ -131,6 +150,11 @@ def test_register_refuses_what_is_incomplete_or_remembers(registrar: Registrar) 
     (folder / "model.json").write_text(json.dumps(coded))
     with pytest.raises(OperationalError, match="forgot class 2 and still holds its code"):
         registry.register(run_id, "shapes", folder, {}, "forget")
+    (folder / "model.json").write_text(json.dumps(info))
+    for statistics in (make_tiny_statistics(0, 3), make_tiny_statistics(0, depths={3: 1.5})):
+        save_statistics(folder, statistics)
+        with pytest.raises(OperationalError, match="forgot class 3 and still holds its statistics"):
+            registry.register(run_id, "shapes", folder, {}, "forget")
     (folder / "fim_total.safetensors").unlink()
     with pytest.raises(UserError, match=r"holds no fim_total\.safetensors; run the steps"):
         registry.register(run_id, "shapes", folder, {}, "forget")

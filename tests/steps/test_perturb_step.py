@@ -1,18 +1,32 @@
 """What the step that forgets writes: the changed weights, and nothing of the forgotten classes."""
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from mlflow_store import SHAPE, save_tiny, tiny_model
+from mlflow_store import CLASSES, SHAPE, make_tiny_statistics, save_tiny, tiny_model
+from tiny_data import write_tiny
 
-from expunge.config import PerturbConfig
+from expunge.config import PerturbConfig, PrepareDataConfig
+from expunge.core.rules import RULES
 from expunge.core.rules.calibrate import calibrate
+from expunge.data.sources import SOURCES
 from expunge.errors import UserError
+from expunge.formats.dataset import (
+    DatasetInfo,
+    load_arrays,
+    load_dataset_info,
+    save_arrays,
+    save_dataset_info,
+)
 from expunge.formats.fisher import load_forget_terms
 from expunge.formats.model import load_model, load_model_info
+from expunge.formats.statistics import STATISTICS, load_statistics, save_statistics
 from expunge.steps.compute_fim import compute_fim
 from expunge.steps.perturb import perturb
 
@@ -129,3 +143,160 @@ def test_what_cannot_be_forgotten_writes_nothing(
     with pytest.raises(UserError, match=message):
         perturb(PerturbConfig(classes), model, tmp_path / "none", tmp_path / "out", parent="s/1")
     assert not (tmp_path / "out").exists()
+
+
+KEPT, IMAGES, USUAL = "kept at training", "images of the class", "usual for such a model"
+
+
+@pytest.fixture
+def described(model: Path) -> Path:
+    """Add class statistics to the model, with a depth of class 2 alone."""
+    save_statistics(model, make_tiny_statistics(*range(CLASSES), depths={2: 3.25}))
+    return model
+
+
+def replay(model: Path, work: Path, *classes: int, **options: Any) -> dict[str, Any]:
+    """Forget without Fisher terms, which replay does not read."""
+    dataset = options.pop("dataset", None)
+    config = PerturbConfig(classes, **options)
+    unlearned = work / "unlearned"
+    return perturb(config, model, work / "none", unlearned, parent="shapes/7", dataset=dataset)
+
+
+def test_auto_is_replay_where_there_are_statistics_and_the_codes_rules_elsewhere(
+    model: Path, tmp_path: Path
+) -> None:
+    assert forget(model, tmp_path / "codes", 2)["rule"] in RULES
+    # statistics of other classes say nothing of this one
+    save_statistics(model, make_tiny_statistics(0, 1, 3))
+    assert forget(model, tmp_path / "others", 2)["rule"] in RULES
+    save_statistics(model, make_tiny_statistics(*range(CLASSES), depths={2: 3.25}))
+    assert replay(model, tmp_path, 2)["rule"] == "replay"
+    # a rule that is named is taken all the same
+    assert forget(model, tmp_path / "named", 2, rule="natural")["rule"] == "natural"
+
+
+def test_a_depth_that_was_kept_needs_no_images(described: Path, tmp_path: Path) -> None:
+    report = replay(described, tmp_path, 2)
+    assert report["depths"] == {"2": {"depth": 3.25, "from": KEPT, "trials": []}}
+    assert report["sufficient"]
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    before, after = (load_model(folder) for folder in (described, tmp_path / "unlearned"))
+    codes_KCHW, classes_K = before.codes.images_KCHW, before.codes.classes_K
+    named_K = after.module(codes_KCHW).argmax(dim=1)
+    assert torch.equal(named_K[classes_K != 2], classes_K[classes_K != 2])
+    drawn = make_tiny_statistics(2).draw(2, 200, torch.Generator().manual_seed(9))
+    assert (after.module(drawn).argmax(dim=1) != 2).all()
+
+
+def test_nothing_of_the_class_is_left_in_the_folder(described: Path, tmp_path: Path) -> None:
+    """Neither its code nor its Gaussian, nor its depth nor its name."""
+    replay(described, tmp_path, 2)
+    folder = tmp_path / "unlearned"
+    before = load_model(described)
+    statistics = load_statistics(described)
+    assert statistics is not None
+    gone = statistics.gaussians[2]
+    parts = [before.codes.images_KCHW[2], gone.mean_G, gone.factor_RG, gone.residual_G]
+    traces = [part.contiguous().view(torch.uint8).numpy().tobytes() for part in parts]
+    traces += [b"name-2", b"3.25", str(gone.high).encode(), b"2.mean"]
+    known, left = (
+        b"".join(path.read_bytes() for path in sorted(place.iterdir()))
+        for place in (described, folder)
+    )
+    for trace in traces:
+        assert trace in known
+        assert trace not in left
+    # what stays is to the byte what a version that never had the class would hold
+    save_statistics(tmp_path / "never", make_tiny_statistics(0, 1, 3))
+    assert (folder / STATISTICS).read_bytes() == (tmp_path / "never" / STATISTICS).read_bytes()
+
+
+def test_a_rule_by_the_codes_drops_the_statistics_of_the_class_too(
+    described: Path, tmp_path: Path
+) -> None:
+    forget(described, tmp_path, 2, rule="natural")
+    left = load_statistics(tmp_path / "unlearned")
+    assert left is not None
+    assert (set(left.gaussians), left.depths) == ({0, 1, 3}, {})
+
+
+def test_a_second_replay_goes_by_what_the_first_left(described: Path, tmp_path: Path) -> None:
+    replay(described, tmp_path / "first", 2)
+    report = replay(tmp_path / "first" / "unlearned", tmp_path / "second", 0)
+    assert report["rule"] == "replay"
+    folder = tmp_path / "second" / "unlearned"
+    left = load_statistics(folder)
+    assert left is not None
+    assert set(left.gaussians) == {1, 3}
+    assert load_model_info(folder).forgotten == (0, 2)
+
+
+def test_images_choose_the_depth_of_a_class_without_one(described: Path, tmp_path: Path) -> None:
+    data = write_tiny(tmp_path / "data", classes=CLASSES, shape=SHAPE)
+    by_images = replay(described, tmp_path / "images", 1, dataset=data)["depths"]["1"]
+    assert by_images["from"] == IMAGES
+    depths = [trial["depth"] for trial in by_images["trials"]]
+    assert by_images["depth"] in depths
+    by_habit = replay(described, tmp_path / "none", 1)["depths"]["1"]
+    assert by_habit == {"depth": 5, "from": USUAL, "trials": []}
+    # a split that is gone is as no images
+    info = load_dataset_info(data)
+    save_dataset_info(data, dataclasses.replace(info, splits={"test": info.splits["test"]}))
+    again = replay(described, tmp_path / "gone", 1, dataset=data)["depths"]["1"]
+    assert again == by_habit
+
+
+@pytest.fixture
+def _toy_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add the source "toy", whose images are the model's, but that class 1 has none to train on."""
+
+    def write(config: PrepareDataConfig, target: Path) -> DatasetInfo:
+        info = load_dataset_info(write_tiny(target, classes=CLASSES, shape=SHAPE))
+        images_NHWC, labels_N = load_arrays(target, "train")
+        kept_N = labels_N != 1
+        save_arrays(target, "train", images_NHWC[kept_N], labels_N[kept_N])
+        split = dataclasses.replace(
+            info.splits["train"], images=int(kept_N.sum()), counts=(12, 0, 12, 12)
+        )
+        return dataclasses.replace(info, splits={"train": split})
+
+    module = ModuleType("toy_source")
+    module.write = write  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_source", module)
+    monkeypatch.setitem(SOURCES, "toy", "toy_source:write")
+
+
+@pytest.mark.usefixtures("_toy_source")
+def test_images_that_are_named_come_before_the_depth_that_was_kept(
+    described: Path, tmp_path: Path
+) -> None:
+    report = replay(described, tmp_path, 2, forget_data="toy")
+    assert report["depths"]["2"]["from"] == IMAGES
+    with pytest.raises(UserError, match=r"toy has no training image of class 1 \(name-1\), which"):
+        replay(described, tmp_path / "missing", 1, forget_data="toy")
+    assert not (tmp_path / "missing" / "unlearned").exists()
+
+
+def test_images_of_another_kind_are_refused(described: Path, tmp_path: Path) -> None:
+    """scikit-learn's digits, at the model's size, are in ten classes."""
+    text = r"images of digits are \(1, 4, 4\) \(C, H, W\) in 10 classes, and the model takes "
+    with pytest.raises(UserError, match=text + r"\(1, 4, 4\) in 4; give images that it could"):
+        replay(described, tmp_path, 2, forget_data="digits")
+    with pytest.raises(UserError, match=r"are \(1, 8, 8\) \(C, H, W\) in 4 classes"):
+        replay(described, tmp_path, 1, dataset=write_tiny(tmp_path / "data", classes=CLASSES))
+    assert not (tmp_path / "unlearned").exists()
+
+
+def test_replay_without_statistics_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="rule replay needs class statistics, and this version has"):
+        replay(model, tmp_path, 2, rule="replay")
+    save_statistics(model, make_tiny_statistics(0, 1, 3))
+    text = r"no statistics of classes \[2\], which rule replay needs; it has those of \[0, 1, 3\]"
+    with pytest.raises(UserError, match=text):
+        replay(model, tmp_path, 2, rule="replay")
+    wrong = dataclasses.replace(make_tiny_statistics(*range(CLASSES)), cut="elsewhere")
+    save_statistics(model, wrong)
+    with pytest.raises(UserError, match="replay cannot split this model: it has no cut 'elsewhere'"):
+        replay(model, tmp_path, 2, rule="replay")
+    assert not (tmp_path / "unlearned").exists()

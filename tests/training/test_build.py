@@ -11,7 +11,7 @@ import torch
 from tiny_data import write_tiny
 from torch import nn
 
-from expunge.config import TrainConfig
+from expunge.config import AFTERWARDS, TrainConfig
 from expunge.formats.dataset import DatasetInfo, SplitInfo, load_dataset_info
 from expunge.models import build_model
 from expunge.training.build import (
@@ -81,4 +81,18 @@ def test_one_node_leaves_no_trace_in_a_recipe(tmp_path: Path) -> None:
         return found
 
     assert settings(2) == {**settings(1), "nodes": 2}
-    assert set(settings(1)) == {field.name for field in dataclasses.fields(TrainConfig)} - {"nodes"}
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert set(settings(1)) == fields - {"nodes", *AFTERWARDS}
+
+
+def test_what_comes_after_the_training_leaves_no_trace_in_a_recipe(tmp_path: Path) -> None:
+    """A killed training goes on whatever is kept beside its model."""
+    info = load_dataset_info(write_tiny(tmp_path / "data"))
+    configs = [
+        TrainConfig("mlp"),
+        TrainConfig("mlp", statistics=0.0, stage="hidden", depths="never"),
+    ]
+    first, second = (
+        _build_recipe(config, info, {}, "fp32", torch.device("cpu")) for config in configs
+    )
+    assert first == second

@@ -17,6 +17,7 @@ Shapes: N images, C channels, H height, W width, D features, T tokens.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import prod
 from typing import Any, Literal
 
@@ -283,10 +284,9 @@ def _choose_cut(cuts: list[Cut], last_output: tuple[int, ...]) -> Cut:
 
 def _drop_repeats(cuts: list[Cut]) -> list[Cut]:
     """Return the last of those between which nothing but an activation or a norm lies."""
-    pairs = zip(cuts, [*cuts[1:], None], strict=True)
     return [
         cut
-        for cut, after in pairs
+        for cut, after in zip_longest(cuts, cuts[1:])
         if after is None or (cut.shape, cut.layers) != (after.shape, after.layers)
     ]
 
@@ -336,10 +336,9 @@ def _split(
 def _compile(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """Return a part of the model that runs this graph; it shares the model's modules."""
     part = fx.GraphModule(model, graph)
-    # parameters that only the other part reads were copied too
+    # Parameters that only the other part reads were copied too, into the graph and the module.
     part.graph.eliminate_dead_code()
-    part.recompile()
-    return part
+    return fx.GraphModule(model, part.graph)
 
 
 def _narrow(stage: Stage, example_NCHW: Tensor) -> Stage:
