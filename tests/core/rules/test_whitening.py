@@ -38,7 +38,7 @@ def build_tokens() -> nn.Module:
         nn.Linear(6, 4, bias=False),
         nn.LayerNorm(4),
         nn.Flatten(),
-        nn.Linear(16, CLASSES),
+        nn.Linear(32, CLASSES),
     )
 
 
@@ -176,7 +176,7 @@ def test_a_change_is_one_of_the_layers_with_biases_of_their_own(kind: str) -> No
     space = whiten(stage, entering, covariance_DD)
     generator = torch.Generator().manual_seed(2)
     coordinates = {
-        name: 0.3 * torch.randn(layer.scale_OI.shape, generator=generator)
+        name: torch.randn(layer.scale_OI.shape, generator=generator)
         for name, layer in space.layers.items()
     }
     weights = dict(stage.upper.named_parameters())
