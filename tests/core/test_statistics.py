@@ -60,7 +60,7 @@ def test_draws_have_the_mean_and_the_covariance_of_the_sample(shape: tuple[int, 
     scale = covariance_GG.diagonal().sqrt()
     # of a mean of 20 000 draws the error is 0.7 % of a deviation; five times that
     assert ((drawn_mean_G - mean_G) / scale).abs().max() < 0.035
-    # of a correlation it is at most 1 % at that count, and the noise's own correlations are left out
+    # Of a correlation it is at most 1 % at that count. The noise's own correlations are left out.
     gap_GG = (drawn_covariance_GG - covariance_GG) / torch.outer(scale, scale)
     assert gap_GG.abs().max() < 0.06
     # the variances are kept whole, whatever the rank
@@ -109,9 +109,7 @@ def test_at_half_resolution_the_cells_have_their_mean_and_covariance() -> None:
     shape, grid = (2, 4, 4), (2, 2, 2)
     coarse = make_sample(1500, grid, rank=3)
     smooth = torch.nn.functional.interpolate(coarse, (4, 4), mode="bilinear")
-    sample = smooth + 0.2 * torch.randn(
-        smooth.shape, generator=torch.Generator().manual_seed(5)
-    )
+    sample = smooth + 0.2 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(5))
     fitted = fit_gaussian(sample, grid, rank=3, dtype=torch.float32)
     assert fitted.mean_G.numel() == prod(grid)
     drawn = draw(wrap(fitted, shape, grid))

@@ -297,6 +297,8 @@ def test_replay_without_statistics_is_refused(model: Path, tmp_path: Path) -> No
         replay(model, tmp_path, 2, rule="replay")
     wrong = dataclasses.replace(make_tiny_statistics(*range(CLASSES)), cut="elsewhere")
     save_statistics(model, wrong)
-    with pytest.raises(UserError, match="replay cannot split this model: it has no cut 'elsewhere'"):
+    with pytest.raises(
+        UserError, match="replay cannot split this model: it has no cut 'elsewhere'"
+    ):
         replay(model, tmp_path, 2, rule="replay")
     assert not (tmp_path / "unlearned").exists()

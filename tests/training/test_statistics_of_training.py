@@ -1,4 +1,4 @@
-"""Class statistics that a training leaves: within their room, seeded, and beside the same weights."""
+"""Class statistics that a training leaves: within their room, seeded, and with equal weights."""
 
 import dataclasses
 from collections.abc import Iterator

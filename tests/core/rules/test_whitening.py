@@ -132,7 +132,7 @@ def test_the_scale_is_that_of_gradients_of_single_samples(kind: str) -> None:
 
 def test_the_bases_are_those_of_inputs_and_output_gradients() -> None:
     """Of a linear layer, with a 1 behind its inputs; the second moments are diagonal in them."""
-    model, stage, entering, covariance_DD = make(build_mlp)
+    _, stage, entering, covariance_DD = make(build_mlp)
     layer = whiten(stage, entering, covariance_DD).layers["1"]
     inputs_NI = torch.cat([entering.flatten(1), torch.ones(SAMPLES, 1)], dim=1).double()
     assert layer.inputs_II is not None
@@ -171,7 +171,7 @@ def test_the_origin_is_the_weights(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_a_change_is_one_of_the_layers_with_biases_of_their_own(kind: str) -> None:
-    """What a BatchNorm's bias takes is what the convolution's would; a missing one takes nothing."""
+    """What a BatchNorm's bias takes is what the convolution's would take."""
     _, stage, entering, covariance_DD = make(BUILDERS[kind])
     space = whiten(stage, entering, covariance_DD)
     generator = torch.Generator().manual_seed(2)
