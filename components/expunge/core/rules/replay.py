@@ -294,6 +294,26 @@ class DepthSearch:
     fit: Fit
 
 
+def measure_named(replay: Replay, fit: Fit, entering: Tensor, head: Head, index: int) -> float:
+    """Return the share of images that a head names as a class on the refitted stage."""
+    features_ND = replay.compute_features(fit.parameters, entering)
+    return float((head.logits(features_ND).argmax(dim=1) == index).float().mean())
+
+
+def is_gone(replay: Replay, fit: Fit, entering: Tensor, head: Head, index: int) -> bool:
+    """Return whether the head no longer names a class: `Settings.named` / C of its images at most.
+
+    Args:
+        replay: of the class, alone or with others.
+        fit: the stage that was refitted.
+        entering: what enters the stage for images of the class.
+        head: the original's.
+        index: the class.
+    """
+    limit = replay.settings.named / len(head.bias_C)
+    return measure_named(replay, fit, entering, head, index) <= limit
+
+
 def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
     """Find the smallest depth at which the head as it was no longer names the class.
 
@@ -312,8 +332,7 @@ def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
 
     def is_enough(depth: float) -> bool:
         fits[depth] = replay.fit({index: depth})
-        features_ND = replay.compute_features(fits[depth].parameters, entering)
-        named = float((head.logits(features_ND).argmax(dim=1) == index).float().mean())
+        named = measure_named(replay, fits[depth], entering, head, index)
         trials.append(DepthTrial(depth, named))
         return named <= limit
 
