@@ -86,10 +86,7 @@ class UntraceableError(ValueError):
 def list_cuts(model: nn.Module, example_NCHW: Tensor, num_classes: int) -> list[Cut]:
     """Return every cut of a model from its images to its features, in order.
 
-    Args:
-        model: a classifier with a linear head.
-        example_NCHW: a few images, two at least, by which the shapes are found.
-        num_classes: the number of outputs of the head.
+    The arguments are those of `find_stage`.
 
     Raises:
         UntraceableError: `torch.fx` cannot trace the model, or it has no linear head.

@@ -30,6 +30,8 @@ from expunge.formats.model import ModelInfo, StoredModel
 KEPT, IMAGES, USUAL = "kept at training", "images of the class", "usual for such a model"
 SPLIT = "train"  # never the test images: the gate judges by them
 BATCH = 128
+JOINT_FITS = 4  # of several classes at once, at most
+JOINT_RATIO = 1.2  # by which the depth of a class grows that is still named
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Depth:
     sufficient: bool = True
     trials: tuple[replay.DepthTrial, ...] = ()
     fit: replay.Fit | None = None
+    entering: Tensor | None = None  # the images' activations
 
 
 def forget_by_replay(
@@ -69,11 +72,7 @@ def forget_by_replay(
         model = _Opened.open(stored, statistics)
         depths = _choose_depths(config, model, statistics, dataset)
         made = model.make_replay(config.classes)
-        (only, *others) = depths.values()
-        # the search for the depth of a single class has fitted it already
-        fit = only.fit if not others else None
-        if fit is None:
-            fit = made.fit({index: depth.depth for index, depth in depths.items()})
+        fit, depths = _fit_together(model, made, depths)
         outcome = replay.finish(made, fit)
     return Forgetting(
         outcome.change,
@@ -162,7 +161,41 @@ def _find_depth(model: _Opened, index: int, entering: Tensor | None) -> Depth:
         return Depth(made.settings.depth, USUAL)
     head = read_head(model.module, len(model.info.class_names))
     search = replay.find_depth(made, entering, head)
-    return Depth(search.depth, IMAGES, search.sufficient, search.trials, search.fit)
+    return Depth(
+        search.depth, IMAGES, search.sufficient, search.trials, search.fit, entering=entering
+    )
+
+
+def _fit_together(
+    model: _Opened, made: replay.Replay, depths: dict[int, Depth]
+) -> tuple[replay.Fit, dict[int, Depth]]:
+    """Refit the stage for all classes at once, deeper for those that are still named.
+
+    A class that is forgotten beside others can need more than it did alone. Images tell which one
+    does; where there are none, the depths stay.
+    """
+    (first, *others) = depths.values()
+    # the search for the depth of a single class has fitted it already
+    if not others and first.fit is not None:
+        return first.fit, depths
+    head = read_head(model.module, len(model.info.class_names))
+    for number in range(JOINT_FITS):
+        fit = made.fit({index: depth.depth for index, depth in depths.items()})
+        named = [
+            index
+            for index, depth in depths.items()
+            if depth.entering is not None
+            and not replay.is_gone(made, fit, depth.entering, head, index)
+        ]
+        if not named:
+            return fit, depths
+        last = number == JOINT_FITS - 1
+        for index in named:
+            deeper = depths[index].depth * (1 if last else JOINT_RATIO)
+            depths = depths | {
+                index: dataclasses.replace(depths[index], depth=deeper, sufficient=not last)
+            }
+    return fit, depths
 
 
 @contextmanager

@@ -120,7 +120,13 @@ def tabulate_making(report: ValidationReport, work: Mapping[str, Any]) -> list[t
         ("lowest loss of a code to forget, nats", _format_value(work.get("forget_loss"))),
         ("mean loss of the other codes, nats", _format_value(work.get("retain_loss"))),
         ("damage to the predictions of the others, nats", _format_value(work.get("damage"))),
-        ("strong enough on the codes", _format_value(work.get("sufficient"))),
+        (
+            "strong enough" if work.get("depths") else "strong enough on the codes",
+            _format_value(work.get("sufficient")),
+        ),
+        ("last stage begins at", work.get("stage")),
+        ("rank of the class statistics", _format_value(work.get("rank"))),
+        *_list_depths(work),
         ("seconds of calibration", _format_value(work.get("calibration_seconds"))),
         ("seconds of the change itself", _format_value(work.get("perturbation_seconds"))),
         ("SHA-256 of the test split", report.data_digest),
@@ -128,6 +134,14 @@ def tabulate_making(report: ValidationReport, work: Mapping[str, Any]) -> list[t
     policy = sorted(report.policy.items())
     rows += [(f"policy: {key}", _format_value(value)) for key, value in policy]
     return [(name, str(value)) for name, value in rows if value not in (None, "")]
+
+
+def _list_depths(work: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how far rule replay moved each class, and where that came from."""
+    return [
+        (f"depth of class {index}", f"{_format_value(row['depth'])} ({row['from']})")
+        for index, row in (work.get("depths") or {}).items()
+    ]
 
 
 def _format_value(value: Any) -> str:

