@@ -142,7 +142,7 @@ def open_stage(model: nn.Module, name: str, num_classes: int, example_NCHW: Tens
     """Split a model at the cut of this name, as `Stage.cut` has it.
 
     Raises:
-        UntraceableError: it has no such cut.
+        UntraceableError: there is none.
     """
     graph, features = _trace(model, num_classes)
     with evaluation_mode(model):
@@ -257,7 +257,7 @@ def _find_last_output(
 
 
 def measure_resolution(shape: tuple[int, ...]) -> int:
-    """Return the number of positions of a feature map, C x H x W or H x W x C; 1 of a vector."""
+    """Return the positions of a feature map, C x H x W or H x W x C; 1 of a vector."""
     if len(shape) != 3:
         return 1
     # The two sides of an image are alike, and a channel count is seldom one of them.

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -62,8 +62,7 @@ def write_statistics(session: Session, folder: Path) -> dict[str, Any]:
     except UntraceableError as error:
         logger.warning("no class statistics are kept, so replay cannot be used: %s", error)
         return {"kept": False, "reason": str(error)}
-    layout = plan(stage.shape)
-    assert layout is not None  # or the stage would not fit
+    layout = cast(Layout, plan(stage.shape))  # there is one, or the stage would not fit
     statistics = _measure(session, stage, layout, classes)
     if _wants_depths(session, stage, example_NCHW):
         statistics = _find_depths(session, stage, statistics)
