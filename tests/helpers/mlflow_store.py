@@ -66,7 +66,7 @@ def make_tiny_statistics(
     for index in classes:
         generator = torch.Generator().manual_seed(index)
         images_NCHW = torch.rand(40, *SHAPE, generator=generator) + torch.eye(4) * (index - 1)
-        gaussians[index] = fit_gaussian(images_NCHW, SHAPE, 16)
+        gaussians[index] = fit_gaussian(images_NCHW, SHAPE, 8)
     return ClassStatistics("images_nchw", SHAPE, SHAPE, gaussians, dict(depths or {}))
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, fx, nn
 from expunge.core.heads import find_head_name
 from expunge.core.modes import evaluation_mode
 
-# What enters a stage: feature maps, tokens, or vectors (images that are flattened there, too).
+# What enters a stage: feature maps, tokens, or vectors (flattened images too).
 Family = Literal["maps", "tokens", "vectors"]
 # The layers that hold a stage's weights. A depthwise convolution is one, though replay leaves it.
 WEIGHT_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
