@@ -116,7 +116,8 @@ class ForgetRun:
             reads: tuple[str, ...] = ()
             if self.runner == DOCKER:  # a container sees the folder of the data only if told to
                 version = registry.resolve(self.name, self.parameters.get("version"))
-                reads = (registry.read_model_info(version).source,)
+                source = registry.read_model_info(version).source
+                reads = (source, self.parameters["forget_data"])
             local_run = run_locally(
                 build_forget(no_resources),
                 self.parameters,
