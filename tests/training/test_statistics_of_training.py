@@ -11,6 +11,7 @@ from tiny_data import write_tiny
 
 from expunge.config import TrainConfig
 from expunge.core.epoch import normalise
+from expunge.core.rules import replay
 from expunge.core.stages import open_stage
 from expunge.core.statistics import ClassStatistics
 from expunge.data.batches import open_split
@@ -29,6 +30,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def _short_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a search for the depths of four classes a matter of seconds."""
+    monkeypatch.setattr(replay, "DEPTH_FITS", 2)
+    monkeypatch.setattr(replay, "EVALUATIONS", 8)
 
 
 @pytest.fixture
@@ -133,6 +141,7 @@ def test_a_stage_that_is_named_is_taken(colours: Path, tmp_path: Path) -> None:
     assert "no stage begins with 'layer9'" in report["reason"]
 
 
+@pytest.mark.usefixtures("_short_search")
 @pytest.mark.parametrize("config", [MLP, RESNET], ids=lambda config: config.arch)
 def test_the_same_training_gives_the_same_bytes(
     config: TrainConfig, dataset: Path, colours: Path, tmp_path: Path
@@ -152,6 +161,7 @@ def test_a_class_that_takes_no_part_has_none(dataset: Path, tmp_path: Path) -> N
     assert set(load(tmp_path / "model").gaussians) == {0, 2, 3}
 
 
+@pytest.mark.usefixtures("_short_search")
 def test_depths_are_found_where_they_are_asked_for(dataset: Path, tmp_path: Path) -> None:
     never = run(dataclasses.replace(MLP, depths="never"), dataset, tmp_path / "never")
     # two epochs of a hundred images are cheaper than any search
