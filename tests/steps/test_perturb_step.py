@@ -13,12 +13,11 @@ from mlflow_store import CLASSES, SHAPE, make_tiny_statistics, save_tiny, tiny_m
 from tiny_data import write_tiny
 
 from expunge.config import PerturbConfig, PrepareDataConfig
-from expunge.core.rules import RULES
-from expunge.core.rules import replay as core_replay
+from expunge.core.rules import RULES, depths, objective
 from expunge.core.rules.calibrate import calibrate
 from expunge.data.sources import SOURCES
 from expunge.errors import UserError
-from expunge.forgetting.by_replay import JOINT_RATIO
+from expunge.forgetting import by_replay
 from expunge.formats.dataset import (
     DatasetInfo,
     load_arrays,
@@ -253,13 +252,13 @@ def test_a_class_that_is_still_named_beside_others_goes_deeper(
     described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However deep: here the images never say that the class is gone."""
-    monkeypatch.setattr(core_replay, "DEPTH_FITS", 2)
-    monkeypatch.setattr(core_replay, "EVALUATIONS", 5)
+    monkeypatch.setattr(depths, "DEPTH_FITS", 2)
+    monkeypatch.setattr(objective, "EVALUATIONS", 5)
     data = write_tiny(tmp_path / "data", classes=CLASSES, shape=SHAPE)
     once = replay(described, tmp_path / "once", 0, dataset=data)["depths"]["0"]
-    monkeypatch.setattr(core_replay, "is_gone", lambda *given: given[-1] != 0)
+    monkeypatch.setattr(by_replay, "is_gone", lambda *given: given[-1] != 0)
     report = replay(described, tmp_path / "both", 0, 2, dataset=data)
-    assert report["depths"]["0"]["depth"] == pytest.approx(once["depth"] * JOINT_RATIO**3)
+    assert report["depths"]["0"]["depth"] == pytest.approx(once["depth"] * by_replay.JOINT_RATIO**3)
     assert report["depths"]["2"] == {"depth": 3.25, "from": KEPT, "trials": []}
     assert not report["sufficient"]
 

@@ -11,7 +11,7 @@ from tiny_data import write_tiny
 
 from expunge.config import TrainConfig
 from expunge.core.epoch import normalise
-from expunge.core.rules import replay
+from expunge.core.rules import depths, objective
 from expunge.core.stages import open_stage
 from expunge.core.statistics import ClassStatistics
 from expunge.data.batches import open_split
@@ -35,8 +35,8 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def _short_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a search for the depths of four classes a matter of seconds."""
-    monkeypatch.setattr(replay, "DEPTH_FITS", 2)
-    monkeypatch.setattr(replay, "EVALUATIONS", 8)
+    monkeypatch.setattr(depths, "DEPTH_FITS", 2)
+    monkeypatch.setattr(objective, "EVALUATIONS", 8)
 
 
 @pytest.fixture

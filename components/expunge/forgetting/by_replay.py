@@ -16,6 +16,8 @@ from expunge.config import PerturbConfig, PrepareDataConfig
 from expunge.core.epoch import normalise
 from expunge.core.heads import read_head
 from expunge.core.rules import replay
+from expunge.core.rules.depths import DEPTH_IMAGES, DepthTrial, find_depth, is_gone
+from expunge.core.rules.replay_head import finish
 from expunge.core.stages import Stage, UntraceableError, open_stage
 from expunge.core.statistics import ClassStatistics
 from expunge.data.batches import open_split
@@ -41,7 +43,7 @@ class Depth:
     depth: float
     origin: str
     sufficient: bool = True
-    trials: tuple[replay.DepthTrial, ...] = ()
+    trials: tuple[DepthTrial, ...] = ()
     fit: replay.Fit | None = None
     entering: Tensor | None = None  # the images' activations
 
@@ -73,7 +75,7 @@ def forget_by_replay(
         depths = _choose_depths(config, model, statistics, dataset)
         made = model.make_replay(config.classes)
         fit, depths = _fit_together(model, made, depths)
-        outcome = replay.finish(made, fit)
+        outcome = finish(made, fit)
     return Forgetting(
         outcome.change,
         {
@@ -160,7 +162,7 @@ def _find_depth(model: _Opened, index: int, entering: Tensor | None) -> Depth:
     if entering is None:
         return Depth(made.settings.depth, USUAL)
     head = read_head(model.module, len(model.info.class_names))
-    search = replay.find_depth(made, entering, head)
+    search = find_depth(made, entering, head)
     return Depth(
         search.depth, IMAGES, search.sufficient, search.trials, search.fit, entering=entering
     )
@@ -184,8 +186,7 @@ def _fit_together(
         named = [
             index
             for index, depth in depths.items()
-            if depth.entering is not None
-            and not replay.is_gone(made, fit, depth.entering, head, index)
+            if depth.entering is not None and not is_gone(made, fit, depth.entering, head, index)
         ]
         if not named:
             return fit, depths
@@ -235,7 +236,7 @@ def _enter_class(model: _Opened, folder: Path, index: int) -> Tensor | None:
     split = open_split(folder, data, SPLIT, torch.device("cpu"))
     rows_N = (split.labels_N == index).nonzero().flatten()
     generator = torch.Generator().manual_seed(index)
-    rows_N = rows_N[torch.randperm(len(rows_N), generator=generator)][: replay.DEPTH_IMAGES]
+    rows_N = rows_N[torch.randperm(len(rows_N), generator=generator)][:DEPTH_IMAGES]
     scale = (torch.tensor(row, device=device) for row in (model.info.mean, model.info.std))
     mean_C, std_C = scale
     parts = []

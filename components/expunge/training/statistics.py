@@ -11,7 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from expunge.core.epoch import derive_seed, normalise
 from expunge.core.heads import read_head
+from expunge.core.rules import depths as depth_search
 from expunge.core.rules import replay
+from expunge.core.rules.objective import EVALUATIONS
 from expunge.core.stages import Stage, UntraceableError, find_stage
 from expunge.core.statistics import (
     IMAGES,
@@ -119,7 +121,7 @@ def _wants_depths(session: Session, stage: Stage, example_NCHW: Tensor) -> bool:
     )
     classes = len(session.inputs.classes_K)
     draws = replay.FORGET_DRAWS + min(replay.RETAIN_DRAWS * (classes - 1), replay.MOST_RETAINED)
-    search = classes * replay.DEPTH_FITS * replay.EVALUATIONS * draws * upper
+    search = classes * depth_search.DEPTH_FITS * EVALUATIONS * draws * upper
     training = config.epochs * len(session.train_split.labels_N) * whole
     return search <= DEPTHS_SHARE * training
 
@@ -137,10 +139,10 @@ def _find_depths(session: Session, stage: Stage, statistics: ClassStatistics) ->
     depths = {}
     for index in classes:
         task = replay.Task((index,), tuple(other for other in classes if other != index))
-        entering = _enter_class(session, stage, index, IMAGES, replay.DEPTH_IMAGES)
+        entering = _enter_class(session, stage, index, IMAGES, depth_search.DEPTH_IMAGES)
         codes = session.inputs.codes_KCHW, session.inputs.classes_K
         made = replay.Replay(session.module, stage, statistics, task, codes)
-        found = replay.find_depth(made, entering, head)
+        found = depth_search.find_depth(made, entering, head)
         if found.sufficient:
             depths[index] = found.depth
     return replace(statistics, depths=depths)

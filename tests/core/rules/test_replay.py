@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from expunge.core.codes import draw_codes
 from expunge.core.heads import Head, observe, read_head
-from expunge.core.rules import replay
-from expunge.core.rules.replay import Replay, Task, find_depth, finish, make_low_row
+from expunge.core.rules.depths import DEPTH_FITS, DEPTH_RATIO, find_depth
+from expunge.core.rules.replay import Replay, Task
+from expunge.core.rules.replay_head import Outcome, finish, make_low_row
 from expunge.core.stages import Stage, find_stage
 from expunge.core.statistics import ClassStatistics, fit_gaussian
 
@@ -104,7 +105,7 @@ def train(kind: str) -> Trained:
     return Trained(model, stage, statistics, (codes_KCHW, classes_K), inside, outside)
 
 
-def apply(model: nn.Module, outcome: replay.Outcome) -> nn.Module:
+def apply(model: nn.Module, outcome: Outcome) -> nn.Module:
     """Return a copy of the model with the change made."""
     changed = copy.deepcopy(model)
     with torch.no_grad():
@@ -115,7 +116,7 @@ def apply(model: nn.Module, outcome: replay.Outcome) -> nn.Module:
 
 
 @cache
-def forget(kind: str, *classes: int) -> tuple[nn.Module, replay.Outcome]:
+def forget(kind: str, *classes: int) -> tuple[nn.Module, Outcome]:
     """Forget the classes at depths that were found by their training images."""
     made = train(kind)
     head = read_head(made.model, CLASSES)
@@ -225,12 +226,12 @@ def test_the_depth_is_the_smallest_that_was_found_to_be_enough(kind: str) -> Non
     limit = prepared.settings.named / CLASSES
     shares = {trial.depth: trial.named for trial in found.trials}
     assert found.sufficient
-    assert 1 < len(shares) <= replay.DEPTH_FITS
+    assert 1 < len(shares) <= DEPTH_FITS
     assert shares[found.depth] <= limit
     smaller = [depth for depth in shares if depth < found.depth]
     if smaller:
         assert shares[max(smaller)] > limit
-        assert found.depth / max(smaller) <= replay.DEPTH_RATIO + 1e-6
+        assert found.depth / max(smaller) <= DEPTH_RATIO + 1e-6
     # what a trial says is what the fit gives
     features_ND = prepared.compute_features(found.fit.parameters, entering)
     named = float((head.logits(features_ND).argmax(dim=1) == 3).float().mean())
@@ -246,7 +247,7 @@ def test_a_depth_that_is_never_enough_is_said_to_be_so() -> None:
     stubborn = Head(torch.zeros_like(head.weight_CD), torch.eye(CLASSES)[3])
     found = find_depth(made.make(3), made.enter(3), stubborn)
     assert not found.sufficient
-    assert [trial.named for trial in found.trials] == [1.0] * replay.DEPTH_FITS
+    assert [trial.named for trial in found.trials] == [1.0] * DEPTH_FITS
     assert found.depth == max(trial.depth for trial in found.trials)
 
 

@@ -11,15 +11,15 @@ draws of class k and S the mean over R of the covariance of f0 within a class:
 
 p says which retained classes a draw resembles, and so where images of the class fall afterwards.
 V are the whitened coordinates of the stage's weights (`rules.whitening`), and the optimiser is
-L-BFGS. LayerNorms, gammas and running statistics stay. Then the head: the forgotten rows become a
-low logit, and the retained ones are repaired by ridge regression onto their old logits.
+L-BFGS. LayerNorms, gammas and running statistics stay. Then the head is rebuilt
+(`rules.replay_head`).
 
 What enters the stage does not change. So the statistics of the retained classes hold afterwards as
 they are, and another class can be forgotten with them.
 
-a_c, the depth, differs by class. It is found where images of the class are (`find_depth`) and kept
-as a number. Too small leaves the class where it was; too large makes a new cluster of it on the
-other side. So it is the smallest at which the original's head no longer names the class.
+a_c, the depth, differs by class. It is found where images of the class are (`rules.depths`) and
+kept as a number. Too small leaves the class where it was; too large makes a new cluster of it on
+the other side. So it is the smallest at which the original's head no longer names the class.
 
 Shapes: N draws, E numbers that enter the stage, D features, C classes, R retained classes.
 """
@@ -27,14 +27,13 @@ Shapes: N draws, E numbers that enter the stage, D features, C classes, R retain
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from expunge.core.heads import Head, find_head_name, read_head
-from expunge.core.rules.paths import Change
+from expunge.core.heads import Head, read_head
+from expunge.core.rules.objective import CHUNK, Objective, minimise
 from expunge.core.rules.whitening import WIDEST, damp, whiten_stage
 from expunge.core.stages import Family, Stage, name_family
 from expunge.core.statistics import ClassStatistics
@@ -45,16 +44,8 @@ MOMENT_DRAWS = 500  # of each class
 CODE_DRAWS = 10  # how often a retained code stands among the draws
 WHITENING_DRAWS = 40  # of each retained class
 MOST_RETAINED = 2000  # draws of all retained classes together
-REPAIR_DRAWS, REPAIR_CODES = 300, 20  # of each retained class, and how often its code is repeated
 PENALTY = 0.1  # of P, in mean variances of a feature
-LAMBDA = 1e-4
-REPAIR = 0.1  # ridge of the repair, in mean squares of a feature
-EVALUATIONS = 30
 FIRST_STEP = 0.1
-CHUNK = 256  # draws in one pass; it bounds the memory
-DEPTH_IMAGES = 500  # of a class, to find its depth by
-DEPTH_FITS = 5  # fits of a search, at most
-DEPTH_RATIO = 1.35  # from one depth to the next, until the class is gone
 
 
 @dataclass(frozen=True)
@@ -231,7 +222,15 @@ class Replay:
             torch.where(forgotten_N, 1 / forgotten_N.sum(), 1 / (~forgotten_N).sum())
             / targets_ND.shape[1]
         )
-        objective = _Objective(self, targets_ND, weights_N, forgotten_N)
+        objective = Objective(
+            run=self.run,
+            move=lambda coordinates: self.space.move(coordinates, self.weights),
+            drawn=self.drawn,
+            targets_ND=targets_ND,
+            precision_DD=self.precision_DD,
+            weights_N=weights_N,
+            forgotten_N=forgotten_N,
+        )
         origin = self.space.make_origin()
         objective.evaluate(origin)
         # L-BFGS begins with a step of length 1 in the sum of absolute values, far too short in
@@ -241,7 +240,7 @@ class Replay:
         slope = sum(float(gradient.abs().sum()) for gradient in gradients)
         step = FIRST_STEP * targets_ND.shape[1]
         for unit in (step * slope, 0.01 * step * slope):
-            found = _minimise(objective, origin, max(unit, 1e-12))
+            found = minimise(objective, origin, max(unit, 1e-12))
             if all(math.isfinite(part) for part in objective.parts):
                 break
         else:
@@ -251,219 +250,9 @@ class Replay:
         return Fit(moved, *objective.parts, evaluations=objective.count)
 
 
-def _minimise(
-    objective: "_Objective", origin: Mapping[str, Tensor], unit: float
-) -> dict[str, Tensor]:
-    """Return the coordinates that L-BFGS finds, `unit` being the length of one of its steps."""
-    scaled = {name: torch.zeros_like(value, requires_grad=True) for name, value in origin.items()}
-    optimiser: Any = torch.optim.LBFGS(
-        list(scaled.values()),
-        lr=1.0,
-        max_iter=EVALUATIONS,
-        max_eval=EVALUATIONS,
-        history_size=12,
-        line_search_fn="strong_wolfe",
-        tolerance_grad=0,
-        tolerance_change=0,
-    )
-
-    def evaluate() -> Tensor:
-        optimiser.zero_grad()
-        return objective.evaluate({name: unit * value for name, value in scaled.items()})
-
-    optimiser.step(evaluate)
-    return {name: unit * value.detach() for name, value in scaled.items()}
-
-
-class _Objective:
-    """The loss of a fit, and its gradient, chunk by chunk of the draws."""
-
-    def __init__(
-        self, replay: Replay, targets_ND: Tensor, weights_N: Tensor, forgotten_N: Tensor
-    ) -> None:
-        self.replay, self.targets_ND = replay, targets_ND
-        self.weights_N, self.forgotten_N = weights_N, forgotten_N
-        self.parts = (0.0, 0.0)  # of the forgotten and the retained draws, at the last evaluation
-        self.count = 0
-
-    def evaluate(self, coordinates: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss, and add its gradient to the coordinates'."""
-        replay = self.replay
-        moved = replay.space.move(coordinates, replay.weights)
-        changed = [n for n, value in moved.items() if value.requires_grad]
-        # Leaves of their own: the chunks' gradients add up there, and go on to V once.
-        held = {n: value.detach().requires_grad_(n in changed) for n, value in moved.items()}
-        losses = [0.0, 0.0]
-        for start in range(0, len(replay.drawn), CHUNK):
-            part = slice(start, start + CHUNK)
-            gap_ND = replay.run(held, replay.drawn[part]) - self.targets_ND[part]
-            # v' P v and its gradient 2 P v from one product, the largest where D is
-            with torch.no_grad():
-                weighed_ND = (gap_ND @ replay.precision_DD) * self.weights_N[part, None]
-                loss_N = (weighed_ND * gap_ND).sum(dim=1)
-            torch.autograd.backward(gap_ND, 2 * weighed_ND)
-            own_N = self.forgotten_N[part]
-            losses[0] += float(loss_N[own_N].sum())
-            losses[1] += float(loss_N[~own_N].sum())
-        torch.autograd.backward(
-            [moved[n] for n in changed], [held[n].grad for n in changed], retain_graph=True
-        )
-        squares = torch.stack([value.square().sum() for value in coordinates.values()])
-        penalty = 0.5 * LAMBDA * squares.sum()
-        torch.autograd.backward(penalty)
-        self.count, self.parts = self.count + 1, (losses[0], losses[1])
-        return penalty.detach() + sum(losses)
-
-
-@dataclass(frozen=True)
-class DepthTrial:
-    """A depth that was tried, and the share of the images that the original's head still named."""
-
-    depth: float
-    named: float
-
-
-@dataclass(frozen=True)
-class DepthSearch:
-    """The depth of a class: the smallest that was found to be enough, or the largest tried.
-
-    `fit` is the stage that was refitted to it.
-    """
-
-    depth: float
-    sufficient: bool
-    trials: tuple[DepthTrial, ...]
-    fit: Fit
-
-
-def measure_named(replay: Replay, fit: Fit, entering: Tensor, head: Head, index: int) -> float:
-    """Return the share of images that a head names as a class on the refitted stage."""
-    features_ND = replay.compute_features(fit.parameters, entering)
-    return float((head.logits(features_ND).argmax(dim=1) == index).float().mean())
-
-
-def is_gone(replay: Replay, fit: Fit, entering: Tensor, head: Head, index: int) -> bool:
-    """Return whether the head no longer names a class: `Settings.named` / C of its images at most.
-
-    Args:
-        replay: of the class, alone or with others.
-        fit: the stage that was refitted.
-        entering: what enters the stage for images of the class.
-        head: the original's.
-        index: the class.
-    """
-    limit = replay.settings.named / len(head.bias_C)
-    return measure_named(replay, fit, entering, head, index) <= limit
-
-
-def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
-    """Find the smallest depth at which the head as it was no longer names the class.
-
-    "No longer" is a share of the images of `Settings.named` / C at most. Depths are tried upwards
-    or downwards from the usual one by a constant ratio, and then between the last two.
-
-    Args:
-        replay: of one class alone.
-        entering: what enters the stage for images of the class.
-        head: the original's.
-    """
-    (index,) = replay.task.forget
-    limit = replay.settings.named / len(head.bias_C)
-    trials: list[DepthTrial] = []
-    fits: dict[float, Fit] = {}
-
-    def is_enough(depth: float) -> bool:
-        fits[depth] = replay.fit({index: depth})
-        named = measure_named(replay, fits[depth], entering, head, index)
-        trials.append(DepthTrial(depth, named))
-        return named <= limit
-
-    depth, ratio = replay.settings.depth, DEPTH_RATIO
-    low, high = (None, depth) if is_enough(depth) else (depth, None)
-    while len(trials) < DEPTH_FITS and (low is None or high is None):
-        depth = depth / ratio if low is None else depth * ratio
-        if is_enough(depth):
-            high = depth
-        else:
-            low = depth
-    while len(trials) < DEPTH_FITS and low is not None and high is not None:
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    chosen = max(fits) if high is None else high
-    return DepthSearch(chosen, high is not None, tuple(trials), fits[chosen])
-
-
 def _read_whole_head(model: nn.Module, least: int) -> Head:
     """Return the head's weights, whatever its number of classes is."""
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
     if linear.out_features < least:
         raise ValueError(f"the head has {linear.out_features} outputs; {least} at least")
     return read_head(model, linear.out_features)
-
-
-def rebuild_head(replay: Replay, fit: Fit) -> Head:
-    """Return the head for a refitted stage: retained rows repaired, forgotten ones low.
-
-    The retained rows are those of a ridge regression from the new features onto the old logits
-    among the retained classes, on draws and codes of the retained classes, that starts at the old
-    rows:
-
-        V = V0 + ((F'F + 0.1 mean(diag F'F) I)^-1 F'(Z - F V0'))'   with a 1 beside the features
-    """
-    task, head = replay.task, replay.head
-    retain = list(task.retain)
-    generator = torch.Generator().manual_seed(task.seed + 8)
-    each = max(2, min(REPAIR_DRAWS, 3 * MOST_RETAINED // len(retain)))
-    entering = torch.cat([replay.draw(index, each, generator) for index in retain])
-    entering = torch.cat([entering, *[replay.entering_codes] * REPAIR_CODES])
-    new_ND = replay.compute_features(fit.parameters, entering).double()
-    old_ND = replay.compute_features(replay.weights, entering).double()
-    weight_CD, bias_C = head.weight_CD.double(), head.bias_C.double()
-    wanted_NR = old_ND @ weight_CD[retain].T + bias_C[retain]
-    rows_ND = torch.cat([new_ND, new_ND.new_ones(len(new_ND), 1)], dim=1)
-    start_RD = torch.cat([weight_CD[retain], bias_C[retain][:, None]], dim=1)
-    step_DR = torch.linalg.solve(
-        damp(rows_ND.T @ rows_ND, REPAIR), rows_ND.T @ (wanted_NR - rows_ND @ start_RD.T)
-    )
-    repaired_RD = start_RD + step_DR.T
-    weight_CD, bias_C = weight_CD.clone(), bias_C.clone()
-    weight_CD[retain], bias_C[retain] = repaired_RD[:, :-1], repaired_RD[:, -1]
-    row_D, bias = make_low_row(new_ND, replay.settings.low_logit)
-    weight_CD[list(task.forget)], bias_C[list(task.forget)] = row_D, bias
-    return Head(weight_CD.float(), bias_C.float())
-
-
-def make_low_row(features_ND: Tensor, low_logit: float) -> tuple[Tensor, float]:
-    """Return a head's row and bias that give features like these about -low_logit.
-
-    It is -low_logit m / |m|^2 for their mean m, as retrained models have it. Behind a LayerNorm the
-    mean says little of a feature; then it is a row of noughts with a bias.
-    """
-    mean_D = features_ND.mean(dim=0)
-    logits_N = features_ND @ mean_D / mean_D.square().sum()  # 1 on average
-    if float(logits_N.std()) > 0.5:
-        return torch.zeros_like(mean_D), -low_logit
-    return -low_logit * mean_D / mean_D.square().sum(), 0.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What replay did: the change of the weights, and what is left of both parts of the loss."""
-
-    change: Change
-    forget_loss: float
-    retain_loss: float
-
-
-def finish(replay: Replay, fit: Fit) -> Outcome:
-    """Return the change of the whole model that a refitted stage makes, its head rebuilt."""
-    head = rebuild_head(replay, fit)
-    name = find_head_name(replay.model, len(head.bias_C))
-    before = dict(replay.model.named_parameters())
-    after = dict(fit.parameters)
-    after[f"{name}.weight"] = head.weight_CD
-    # without a bias the low row has none either
-    if f"{name}.bias" in before:
-        after[f"{name}.bias"] = head.bias_C
-    change = {key: value - before[key].detach() for key, value in after.items()}
-    return Outcome(change, fit.forget_loss, fit.retain_loss)
