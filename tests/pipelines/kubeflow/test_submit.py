@@ -95,6 +95,7 @@ def test_a_forget_takes_what_is_pending(server: KfpServer) -> None:
         "name": "digits",
         "rule": "natural",
         "lambdas": [],
+        "forget_data": "",
         "gate": {
             "budget": 0.02,
             "forget_error": GateConfig.forget_error,
