@@ -13,9 +13,9 @@ from mlflow_store import VARIABLES as MLFLOW
 __all__ = ["EPOCHS", "GONE", "NAME", "RECIPE", "Store", "command", "document", "state", "trained"]
 
 NAME, GONE = "digits", 3
-EPOCHS = 20
+EPOCHS = 60
 RECIPE = ["--data", "digits", "--arch", "mlp", "--batch-size", "32"]
-RECIPE += ["--epochs", str(EPOCHS), "--lr", "0.1"]  # the fewest that pass the gate for sure
+RECIPE += ["--epochs", str(EPOCHS), "--lr", "0.05"]  # the demo's: fewer leave class 3 hidden
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def forget_by_replay(
             f"those of {sorted(statistics.gaussians)}. Take rule paper or natural, or train a "
             "version anew"
         )
-    with deterministic(), torch.random.fork_rng():
+    with deterministic(), torch.random.fork_rng(), _refuse_other_models():
         model = _Opened.open(stored, statistics)
         depths = _choose_depths(config, model, statistics, dataset)
         made = model.make_replay(config.classes)
@@ -92,6 +92,18 @@ def forget_by_replay(
             "trials": [],
         },
     )
+
+
+@contextmanager
+def _refuse_other_models() -> Iterator[None]:
+    """Refuse what replay cannot refit, with what to do instead."""
+    try:
+        yield
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(
+            f"rule replay cannot refit this model ({error}); take rule paper or natural, or train "
+            "a version without the class"
+        ) from error
 
 
 def _describe_depth(depth: Depth) -> dict[str, Any]:

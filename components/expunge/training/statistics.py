@@ -22,7 +22,7 @@ from expunge.core.statistics import (
     fit_gaussian,
     plan_layout,
 )
-from expunge.formats.statistics import save_statistics
+from expunge.formats.statistics import STATISTICS, save_statistics
 from expunge.training.session import Session
 
 # The search for the depths may cost this share of the training. Both are counted in arithmetic and
@@ -43,6 +43,8 @@ def write_statistics(session: Session, folder: Path) -> dict[str, Any]:
         class.
     """
     config = session.config
+    # of an earlier attempt with other settings
+    (folder / STATISTICS).unlink(missing_ok=True)
     if config.statistics == 0:
         return {"kept": False, "reason": "none are asked for"}
     module = session.module.eval()

@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from expunge.config import TrainConfig
+from expunge.config import AFTERWARDS, TrainConfig
 from expunge.errors import OperationalError
+from expunge.knobs import list_fields
 from expunge.training.checkpoints import LOCK
 from expunge.training.exchange import Arguments, write_arguments
 from expunge.training.spec import TrainingSpec
@@ -60,7 +61,14 @@ def compute_key(config: TrainConfig, dataset: Path) -> str:
     """Return what another attempt at the same training has as well, and no other training."""
     from expunge.lifecycle import provenance
 
-    text = json.dumps([config.to_json(), provenance.digest_path(dataset)], sort_keys=True)
+    # Those that are at their defaults are left out, so that keys without them stay as they were.
+    fields = list_fields(TrainConfig)
+    settings = {
+        key: value
+        for key, value in config.to_json().items()
+        if key not in AFTERWARDS or value != fields[key].default
+    }
+    text = json.dumps([settings, provenance.digest_path(dataset)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 

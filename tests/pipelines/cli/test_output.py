@@ -107,7 +107,7 @@ def test_a_forget_that_passed() -> None:
     assert row(text, "forget_error") == ["1", ">=", "0.95", "40", "passed", "blocks"]
     assert row(text, "onnx_equal_argmax") == ["1", ">=", "1", "passed", "blocks"]
     assert "Passed: version 5 is champion, graded suppressed." in text
-    assert "Whether the layers before them forget it was not shown." in text
+    assert "Nobody has shown that it is gone." in text
     assert "Nothing was compared with retrained models [yet]." in text
     request = "shapes --classes index:1 --base-version 4"
     assert f"expunge oracles {request}, then expunge forget {request} --dry-run" in text

@@ -11,7 +11,7 @@ from expunge.core.heads import Head
 from expunge.core.rules.replay import Fit, Replay
 
 DEPTH_IMAGES = 500  # of a class, to find its depth by
-DEPTH_FITS = 5  # fits of a search, at most
+DEPTH_FITS = 4  # fits of a search, at most
 DEPTH_RATIO = 1.35  # from one depth to the next, until the class is gone
 
 
