@@ -45,7 +45,7 @@ def test_the_readme_is_short() -> None:
 
 def test_the_limits_stand_in_the_first_screen_of_the_readme() -> None:
     screen = "\n".join(README.splitlines()[:30])
-    for words in ("not remove the class from the body", "no request as forgotten", "not single"):
+    for words in ("reaches the body of the network in part", "finds nearly all", "not single"):
         assert words in screen
     assert "No grade is a proof" in screen
 
