@@ -104,8 +104,8 @@ def print_grade(console: Console, value: Result) -> None:
         "failed": "Failed: the outputs still show the class, or a check that blocks failed.",
         "hidden": "Hidden: the outputs do not give the class, and the layers before them still "
         "hold it. A new last layer brings it back.",
-        "suppressed": "Suppressed: the outputs do not give the class, and new last layers find "
-        "less of it than before. Nobody has shown that it is gone.",
+        "suppressed": "Suppressed: the outputs do not give the class, and a check of the body "
+        "finds less of it than before. Nobody has shown that it is gone.",
         "forgotten": f"Forgotten: by every check that counts, this model is like the "
         f"{value['oracles']} models that were retrained without the class.",
     }
