@@ -29,7 +29,7 @@ RECIPE = [
     "--arch",
     "mlp",
     "--epochs",
-    "40",
+    "60",
     "--batch-size",
     "32",
     "--lr",

@@ -111,7 +111,7 @@ class Queue:
 def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
     root = tmp_path_factory.mktemp("killed")
     made = Queue(root / "home", root / "snapshot")
-    recipe = ["--epochs", "40", "--batch-size", "32", "--lr", "0.05"]
+    recipe = ["--epochs", "60", "--batch-size", "32", "--lr", "0.05"]
     made.document("train", NAME, "--data", "digits", "--arch", "mlp", *recipe)
     for index in ASKED:
         made.document("request", "add", NAME, "--classes", str(index), "--reason", "asked")
