@@ -63,11 +63,12 @@ def _list_roles(check: Result) -> list[str]:
 
 def print_attacks(console: Console, value: Result) -> None:
     """Print what each attack found on this model, on those that forgot nothing, and on oracles."""
-    table = create_table("attack", "this model", *COMPARED, "oracles' mean")
+    beside = ["oracles' mean"] if value["oracles"] else []
+    table = create_table("attack", "this model", *COMPARED, *beside)
     for name, row in value["attacks"].items():
         measured = [found for found in row.get("oracles", []) if found is not None]
         mean = sum(measured) / len(measured) if measured else None
-        cells = (*map(row.get, ("unlearned", *COMPARED)), mean)
+        cells = [*map(row.get, ("unlearned", *COMPARED)), *([mean] if beside else [])]
         table.add_row(name, *(format_number(cell) for cell in cells))
     console.print(table)
 
