@@ -64,3 +64,16 @@ def shared_data() -> Path:
     if not (folder / "MNIST" / "raw").is_dir():
         pytest.skip(f"{folder} holds no MNIST/raw; set EXPUNGE_TEST_DATA to a folder that does")
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, as in the processes that tests start: sums may depend on it. Small models are
+    faster so, too.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

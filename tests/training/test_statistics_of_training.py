@@ -1,7 +1,6 @@
 """Class statistics that a training leaves: within their room, seeded, and with equal weights."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,9 @@ from expunge.formats.model import load_model
 from expunge.formats.statistics import STATISTICS, load_statistics
 from expunge.steps.train import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MLP = TrainConfig("mlp", epochs=2, batch_size=16, t_mix=0.3, workers=0)
 RESNET = dataclasses.replace(MLP, arch="resnet20", epochs=1, augment="none", precision="fp32")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

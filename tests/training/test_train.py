@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,8 @@ from expunge.formats.model import load_model
 from expunge.steps.train import train
 from expunge.training.checkpoints import lock_folder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = TrainConfig("mlp", epochs=3, batch_size=16, t_mix=0.3, workers=0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As in the processes below, since sums may depend on it; and faster, for models so small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -77,15 +77,22 @@ def join_batches(recorded: dict[str, list[Tensor]], batches: int) -> dict[str, T
     return {name: torch.cat(rows) for name, rows in recorded.items() if len(rows) == batches}
 
 
+def is_channels_last(sizes: Sequence[int]) -> bool:
+    """Return whether a map of these sizes is H x W x C, as Swin's are, and not C x H x W.
+
+    The two sides of an image are alike, and a channel count is seldom one of them.
+    """
+    first, second, last = sizes
+    return first == second != last
+
+
 def pool(output: Tensor) -> Tensor:
     """Return the mean over places or tokens, float32, shape N x D.
 
-    A map is N x C x H x W, or N x H x W x C where only the first two of the last three sizes are
-    equal (Swin). A sequence is N x T x D.
+    A map is N x C x H x W or N x H x W x C, a sequence N x T x D.
     """
     if output.dim() == 4:
-        _, first, second, last = output.shape
-        places = (1, 2) if first == second != last else (2, 3)
+        places = (1, 2) if is_channels_last(output.shape[1:]) else (2, 3)
         return output.float().mean(dim=places)
     if output.dim() == 3:
         return output.float().mean(dim=1)

@@ -15,7 +15,7 @@ Where the last stage begins is a cut too:
 Shapes: N images, C channels, H height, W width, D features, T tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import prod
@@ -24,11 +24,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from expunge.core.blocks import is_channels_last
 from expunge.core.heads import find_head_name
 from expunge.core.modes import evaluation_mode
 
 # What enters a stage: feature maps, tokens, or vectors (flattened images too).
 Family = Literal["maps", "tokens", "vectors"]
+Shapes = Mapping[str, tuple[int, ...]]  # of one image's value, by node
 # The layers that hold a stage's weights. A depthwise convolution is one, though replay leaves it.
 WEIGHT_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -78,6 +80,11 @@ class Stage:
         entering: Tensor = self.lower(images_NCHW)
         return entering[:, :1] if self.first_token_only else entering
 
+    def enter_all(self, batches: Iterable[Tensor]) -> Tensor:
+        """Return the same for all batches of images_NCHW, without a graph."""
+        with torch.no_grad():
+            return torch.cat([self.enter(images_NCHW) for images_NCHW in batches])
+
 
 class UntraceableError(ValueError):
     """The model has no stage that could be found; the message says why."""
@@ -91,9 +98,7 @@ def list_cuts(model: nn.Module, example_NCHW: Tensor, num_classes: int) -> list[
     Raises:
         UntraceableError: `torch.fx` cannot trace the model, or it has no linear head.
     """
-    graph, features = _trace(model, num_classes)
-    with evaluation_mode(model):
-        return _list_cuts(model, graph, features, example_NCHW)
+    return _list_cuts(model, *_trace(model, num_classes, example_NCHW))
 
 
 def find_stage(
@@ -117,21 +122,20 @@ def find_stage(
     Raises:
         UntraceableError: there is no such stage.
     """
-    graph, features = _trace(model, num_classes)
-    with evaluation_mode(model):
-        cuts = _list_cuts(model, graph, features, example_NCHW)
-        usable = [cut for cut in cuts if cut.layers]
-        if not usable:
-            raise UntraceableError("no layer of weights lies between the images and the head")
-        if name:
-            first = _find_named(graph, usable, name)
-        else:
-            first = _choose_cut(usable, _find_last_output(model, graph, features, example_NCHW))
-        later = [] if name else usable[usable.index(first) + 1 :]
-        for cut in [first, *_drop_repeats(later)]:
-            stage = _split(model, graph, features, cut, example_NCHW)
-            if fits(stage.shape):
-                return stage
+    graph, features, shapes = _trace(model, num_classes, example_NCHW)
+    cuts = _list_cuts(model, graph, features, shapes)
+    usable = [cut for cut in cuts if cut.layers]
+    if not usable:
+        raise UntraceableError("no layer of weights lies between the images and the head")
+    if name:
+        first = _find_named(graph, usable, name)
+    else:
+        first = _choose_cut(usable, _find_last_output(model, graph, features, shapes))
+    later = [] if name else usable[usable.index(first) + 1 :]
+    for cut in [first, *_drop_repeats(later)]:
+        stage = _split(model, graph, features, cut, example_NCHW)
+        if fits(stage.shape):
+            return stage
     raise UntraceableError(
         f"what enters its last layers ({' x '.join(map(str, first.shape))} numbers an image and "
         "more) is more than there is room for"
@@ -144,16 +148,17 @@ def open_stage(model: nn.Module, name: str, num_classes: int, example_NCHW: Tens
     Raises:
         UntraceableError: there is none.
     """
-    graph, features = _trace(model, num_classes)
-    with evaluation_mode(model):
-        for cut in _list_cuts(model, graph, features, example_NCHW):
-            if cut.name == name:
-                return _split(model, graph, features, cut, example_NCHW)
+    graph, features, shapes = _trace(model, num_classes, example_NCHW)
+    for cut in _list_cuts(model, graph, features, shapes):
+        if cut.name == name:
+            return _split(model, graph, features, cut, example_NCHW)
     raise UntraceableError(f"it has no cut {name!r}")
 
 
-def _trace(model: nn.Module, num_classes: int) -> tuple[fx.Graph, fx.Node]:
-    """Return the model's graph and the node of its features, which the head reads."""
+def _trace(
+    model: nn.Module, num_classes: int, example_NCHW: Tensor
+) -> tuple[fx.Graph, fx.Node, Shapes]:
+    """Return the model's graph, the node of its features, and the shapes of its values."""
     try:
         head = find_head_name(model, num_classes)
     except ValueError as error:
@@ -161,13 +166,13 @@ def _trace(model: nn.Module, num_classes: int) -> tuple[fx.Graph, fx.Node]:
     with evaluation_mode(model):
         try:
             graph = fx.Tracer().trace(model)
-        # whatever a forward function does with a value that is not there yet
+        # whatever a forward does without a value
         except Exception as error:
             raise UntraceableError(f"torch.fx cannot trace it: {error}") from error
     calls = [node for node in graph.nodes if node.op == "call_module" and node.target == head]
     if len(calls) != 1 or not isinstance(calls[0].args[0], fx.Node):
         raise UntraceableError(f"its head {head!r} is called {len(calls)} times; once was expected")
-    return graph, calls[0].args[0]
+    return graph, calls[0].args[0], _measure_shapes(model, graph, example_NCHW)
 
 
 def _list_ancestors(features: fx.Node) -> set[fx.Node]:
@@ -181,9 +186,7 @@ def _list_ancestors(features: fx.Node) -> set[fx.Node]:
     return found
 
 
-def _list_cuts(
-    model: nn.Module, graph: fx.Graph, features: fx.Node, example_NCHW: Tensor
-) -> list[Cut]:
+def _list_cuts(model: nn.Module, graph: fx.Graph, features: fx.Node, shapes: Shapes) -> list[Cut]:
     taking_part = _list_ancestors(features)
     # Parameters that are read as such are there on both sides.
     nodes = [node for node in graph.nodes if node in taking_part and node.op != "get_attr"]
@@ -192,7 +195,6 @@ def _list_cuts(
         node: max((position[user] for user in node.users if user in position), default=len(nodes))
         for node in nodes
     }
-    shapes = _measure_shapes(model, graph, example_NCHW)
     behind = _count_layers_behind(model, nodes)
     cuts, alive_until = [], -1
     for i, node in enumerate(nodes[:-1]):
@@ -224,7 +226,7 @@ def _count_layers_behind(model: nn.Module, nodes: list[fx.Node]) -> list[int]:
 
 
 class _ShapeRecorder(fx.Interpreter):
-    """Runs a graph and keeps the shape of every value that has a row for each image."""
+    """Runs a graph and keeps the shape of each value with a row an image."""
 
     def __init__(self, module: fx.GraphModule, count: int) -> None:
         super().__init__(module)
@@ -237,21 +239,18 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
 
-def _measure_shapes(
-    model: nn.Module, graph: fx.Graph, example_NCHW: Tensor
-) -> Mapping[str, tuple[int, ...]]:
+def _measure_shapes(model: nn.Module, graph: fx.Graph, example_NCHW: Tensor) -> Shapes:
     recorder = _ShapeRecorder(fx.GraphModule(model, graph), len(example_NCHW))
-    with torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         recorder.run(example_NCHW)
     return recorder.shapes
 
 
 def _find_last_output(
-    model: nn.Module, graph: fx.Graph, features: fx.Node, example_NCHW: Tensor
+    model: nn.Module, graph: fx.Graph, features: fx.Node, shapes: Shapes
 ) -> tuple[int, ...]:
     """Return the shape that the last layer of weights before the head gives an image."""
     taking_part = _list_ancestors(features)
-    shapes = _measure_shapes(model, graph, example_NCHW)
     weighted = [node for node in graph.nodes if node in taking_part and _is_weighted(model, node)]
     return shapes[weighted[-1].name]
 
@@ -260,9 +259,7 @@ def measure_resolution(shape: tuple[int, ...]) -> int:
     """Return the positions of a feature map, C x H x W or H x W x C; 1 of a vector."""
     if len(shape) != 3:
         return 1
-    # The two sides of an image are alike, and a channel count is seldom one of them.
-    first, second, third = shape
-    return first * second if first == second and second != third else second * third
+    return prod(shape[:2] if is_channels_last(shape) else shape[1:])
 
 
 def _choose_cut(cuts: list[Cut], last_output: tuple[int, ...]) -> Cut:
@@ -327,7 +324,8 @@ def _split(
             passed = True
     upper.output(above[features])
     stage = Stage(cut, _compile(model, lower), _compile(model, upper))
-    return _narrow(stage, example_NCHW)
+    with evaluation_mode(model):
+        return _narrow(stage, example_NCHW)
 
 
 def _compile(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:

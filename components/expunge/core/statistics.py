@@ -16,6 +16,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from expunge.core.blocks import is_channels_last
+
 # Images of each class that its Gaussian is made from. Of 500 a covariance has rank 499 at most.
 IMAGES = 500
 RANK = 64
@@ -82,15 +84,8 @@ class ClassStatistics:
         z_NR = torch.randn(count, len(own.factor_RG), generator=generator).to(device)
         noise = torch.randn(count, *self.shape, generator=generator).to(device)
         smooth_NG = own.mean_G.float() + z_NR @ own.factor_RG.float()
-        drawn = noise.mul_(self._refine(own.residual_G.float()[None]))
-        return drawn.add_(self._refine(smooth_NG)).clamp_(own.low, own.high)
-
-    def _refine(self, values_NG: Tensor) -> Tensor:
-        """Return values on the grid in the shape that enters the stage."""
-        values = values_NG.view(-1, *self.grid)
-        if self.grid == self.shape:
-            return values
-        return nn.functional.interpolate(values, self.shape[1:], mode="bilinear")
+        drawn = noise.mul_(_refine(own.residual_G.float()[None], self.grid, self.shape))
+        return drawn.add_(_refine(smooth_NG, self.grid, self.shape)).clamp_(own.low, own.high)
 
     def select(self, classes: Iterable[int]) -> "ClassStatistics":
         """Return the statistics of these classes alone."""
@@ -117,7 +112,7 @@ def fit_gaussian(
         rank: how many principal directions; fewer where there are fewer images.
         dtype: of the numbers that are kept.
     """
-    count, shape = len(entering), tuple(entering.shape[1:])
+    count, shape = len(entering), entering.shape[1:]
     coarse_NG = _coarsen(entering, grid).flatten(1)
     mean_G = coarse_NG.mean(dim=0)
     centred_NG = coarse_NG - mean_G
@@ -126,8 +121,8 @@ def fit_gaussian(
     vectors_NN = torch.linalg.eigh((centred_NG @ centred_NG.T).double())[1]
     leading_NR = vectors_NN.flip(1)[:, : min(rank, count - 1)]
     factor_RG = (leading_NR / max(count - 1, 1) ** 0.5).T.float() @ centred_NG
-    explained = ClassStatistics("", shape, tuple(grid), {})._refine(factor_RG).square().sum(dim=0)
-    whole = (entering - ClassStatistics("", shape, tuple(grid), {})._refine(mean_G[None])).square()
+    explained = _refine(factor_RG, grid, shape).square().sum(dim=0)
+    whole = (entering - _refine(mean_G[None], grid, shape)).square()
     left = (whole.mean(dim=0) - explained).clamp_min(0)
     return Gaussian(
         mean_G=mean_G.to(dtype),
@@ -142,6 +137,14 @@ def _coarsen(values: Tensor, grid: Sequence[int]) -> Tensor:
     if tuple(values.shape[1:]) == tuple(grid):
         return values
     return nn.functional.adaptive_avg_pool2d(values, (grid[1], grid[2]))
+
+
+def _refine(values_NG: Tensor, grid: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Return values on the grid in the shape that enters the stage."""
+    values = values_NG.view(-1, *grid)
+    if tuple(grid) == tuple(shape):
+        return values
+    return nn.functional.interpolate(values, tuple(shape[1:]), mode="bilinear")
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,6 @@ def plan_layout(shape: Sequence[int], classes: int, limit: int) -> Layout | None
 
 
 def _list_grids(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    # the last two of three are positions where they are alike; see `stages.measure_resolution`
-    if len(shape) != 3 or min(shape[1:]) < 2 or (shape[0] == shape[1] and shape[1] != shape[2]):
+    if len(shape) != 3 or min(shape[1:]) < 2 or is_channels_last(shape):
         return [shape]
     return [shape, (shape[0], -(-shape[1] // 2), -(-shape[2] // 2))]

@@ -72,8 +72,8 @@ def forget_by_replay(
         )
     with deterministic(), torch.random.fork_rng(), _refuse_other_models():
         model = _Opened.open(stored, statistics)
-        depths = _choose_depths(config, model, statistics, dataset)
         made = model.make_replay(config.classes)
+        depths = _choose_depths(config, model, made, dataset)
         fit, depths = _fit_together(model, made, depths)
         outcome = finish(made, fit)
     return Forgetting(
@@ -150,9 +150,10 @@ class _Opened:
 
 
 def _choose_depths(
-    config: PerturbConfig, model: _Opened, statistics: ClassStatistics, dataset: Path | None
+    config: PerturbConfig, model: _Opened, made: replay.Replay, dataset: Path | None
 ) -> dict[int, Depth]:
-    known = {} if config.forget_data else dict(statistics.depths)
+    """Return the depth of each class; `made` is of all of them together."""
+    known = {} if config.forget_data else dict(model.statistics.depths)
     found = {index: Depth(known[index], KEPT) for index in config.classes if index in known}
     missing = [index for index in config.classes if index not in found]
     if not missing:
@@ -165,14 +166,16 @@ def _choose_depths(
                     f"{config.forget_data} has no training image of class {index} "
                     f"({model.info.class_names[index]}), which its depth could be found by"
                 )
-            found[index] = _find_depth(model, index, entering)
+            if entering is None:
+                found[index] = Depth(made.settings.depth, USUAL)
+                continue
+            # of a class that is alone, what all of them need is there already
+            own = made if made.task.forget == (index,) else model.make_replay((index,))
+            found[index] = _find_depth(model, own, entering)
     return found
 
 
-def _find_depth(model: _Opened, index: int, entering: Tensor | None) -> Depth:
-    made = model.make_replay((index,))
-    if entering is None:
-        return Depth(made.settings.depth, USUAL)
+def _find_depth(model: _Opened, made: replay.Replay, entering: Tensor) -> Depth:
     head = read_head(model.module, len(model.info.class_names))
     search = find_depth(made, entering, head)
     return Depth(
@@ -193,22 +196,21 @@ def _fit_together(
     if not others and first.fit is not None:
         return first.fit, depths
     head = read_head(model.module, len(model.info.class_names))
-    for number in range(JOINT_FITS):
+    fits_left = JOINT_FITS
+    while True:
         fit = made.fit({index: depth.depth for index, depth in depths.items()})
-        named = [
-            index
+        fits_left -= 1
+        named = {
+            index: depth
             for index, depth in depths.items()
             if depth.entering is not None and not is_gone(made, fit, depth.entering, head, index)
-        ]
-        if not named:
+        }
+        for index, depth in named.items():
+            deeper = depth.depth * JOINT_RATIO if fits_left else depth.depth
+            change = dataclasses.replace(depth, depth=deeper, sufficient=bool(fits_left))
+            depths = depths | {index: change}
+        if not named or not fits_left:
             return fit, depths
-        last = number == JOINT_FITS - 1
-        for index in named:
-            deeper = depths[index].depth * (1 if last else JOINT_RATIO)
-            depths = depths | {
-                index: dataclasses.replace(depths[index], depth=deeper, sufficient=not last)
-            }
-    return fit, depths
 
 
 @contextmanager
@@ -249,14 +251,10 @@ def _enter_class(model: _Opened, folder: Path, index: int) -> Tensor | None:
     rows_N = (split.labels_N == index).nonzero().flatten()
     generator = torch.Generator().manual_seed(index)
     rows_N = rows_N[torch.randperm(len(rows_N), generator=generator)][:DEPTH_IMAGES]
-    scale = (torch.tensor(row, device=device) for row in (model.info.mean, model.info.std))
-    mean_C, std_C = scale
-    parts = []
-    with torch.no_grad():
-        for part_N in torch.split(rows_N, BATCH):
-            images_NHWC = split.take(part_N).to(device)
-            parts.append(model.stage.enter(normalise(images_NHWC, mean_C, std_C)))
-    return torch.cat(parts)
+    scale = [torch.tensor(row, device=device) for row in (model.info.mean, model.info.std)]
+    return model.stage.enter_all(
+        normalise(split.take(part_N).to(device), *scale) for part_N in torch.split(rows_N, BATCH)
+    )
 
 
 def uses_replay(config: PerturbConfig, statistics: Mapping[int, Any] | None) -> bool:

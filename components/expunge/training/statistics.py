@@ -101,12 +101,11 @@ def _enter_class(session: Session, stage: Stage, index: int, start: int, count: 
     rows_N = rows_N[torch.randperm(len(rows_N), generator=generator)]
     # images apart from those of the Gaussian, where there are enough
     chosen_N = rows_N[start : start + count] if len(rows_N) > start else rows_N[:count]
-    inputs, parts = session.inputs, []
-    with torch.no_grad():
-        for part_N in torch.split(chosen_N, BATCH):
-            images_NHWC = session.train_split.take(part_N)
-            parts.append(stage.enter(normalise(images_NHWC, inputs.mean_C, inputs.std_C)))
-    return torch.cat(parts)
+    inputs = session.inputs
+    return stage.enter_all(
+        normalise(session.train_split.take(part_N), inputs.mean_C, inputs.std_C)
+        for part_N in torch.split(chosen_N, BATCH)
+    )
 
 
 def _wants_depths(session: Session, stage: Stage, example_NCHW: Tensor) -> bool:

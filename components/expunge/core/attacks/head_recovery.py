@@ -5,8 +5,8 @@ Shapes: N images, D features. Source of the idea: linear probing (Alain and Beng
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from expunge.core.attacks.case import Body, Case
 from expunge.core.heads import Observed
@@ -21,6 +21,13 @@ def measure(case: Case, seen: Body) -> list[float]:
     return recover_with_new_head(seen.head_train, seen.forget_test, case.forget)
 
 
+def standardise(observed: Observed, sample: Observed) -> Tensor:
+    """Return the features_ND, float64, in the sample's standard deviations around its mean."""
+    # a feature that never changes would be divided by zero; it says nothing either way
+    scale_D = sample.features_ND.std(dim=0).clamp_min(1e-6)
+    return ((observed.features_ND - sample.features_ND.mean(dim=0)) / scale_D).double()
+
+
 def recover_with_new_head(sample: Observed, test: Observed, forget: Sequence[int]) -> list[float]:
     """Return the accuracy on each forgotten class of a new head, trained on a frozen body.
 
@@ -29,17 +36,9 @@ def recover_with_new_head(sample: Observed, test: Observed, forget: Sequence[int
     """
     from sklearn.linear_model import RidgeClassifier
 
-    mean_D = sample.features_ND.mean(dim=0)
-    # a feature that never changes would be divided by zero; it says nothing either way
-    scale_D = sample.features_ND.std(dim=0).clamp_min(1e-6)
-
-    def standardise(observed: Observed) -> np.ndarray:
-        features: np.ndarray = ((observed.features_ND - mean_D) / scale_D).double().cpu().numpy()
-        return features
-
     # scikit-learn's loss is a sum over the samples, so the penalty grows with them
     probe = RidgeClassifier(alpha=PENALTY * len(sample.labels_N))
-    probe.fit(standardise(sample), sample.labels_N.cpu().numpy())
-    predictions_N = torch.from_numpy(probe.predict(standardise(test)))
+    probe.fit(standardise(sample, sample).cpu().numpy(), sample.labels_N.cpu().numpy())
+    predictions_N = torch.from_numpy(probe.predict(standardise(test, sample).cpu().numpy()))
     labels_N = test.labels_N.cpu()
     return [float((predictions_N[labels_N == index] == index).double().mean()) for index in forget]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.attacks.case import Body, Case
+from expunge.core.attacks.head_recovery import standardise
 from expunge.core.heads import Observed
 
 # C of scikit-learn's logistic regression, its usual choice: the loss is summed over the samples, so
@@ -33,19 +34,13 @@ def recover_with_logistic_head(
     `sample` is a small labelled sample of all classes. The head is a multinomial logistic
     regression on features that are standardised by the sample.
     """
-    mean_D = sample.features_ND.mean(dim=0)
-    # a feature that never changes would be divided by zero; it says nothing either way
-    scale_D = sample.features_ND.std(dim=0).clamp_min(1e-6)
     # only the classes that were sampled can be named: a model may know others, erased before
     classes_C, labels_N = torch.unique(sample.labels_N, return_inverse=True)
-
-    def standardise(observed: Observed) -> Tensor:
-        return ((observed.features_ND - mean_D) / scale_D).double()
-
-    weight_CD, bias_C = fit_logistic_head(standardise(sample), labels_N, len(classes_C))
+    features_ND = standardise(sample, sample)
+    weight_CD, bias_C = fit_logistic_head(features_ND, labels_N, len(classes_C))
     found = []
     for index in forget:
-        logits_NC = standardise(test.of(index)) @ weight_CD.T + bias_C
+        logits_NC = standardise(test.of(index), sample) @ weight_CD.T + bias_C
         found.append(float((classes_C[logits_NC.argmax(dim=1)] == index).double().mean()))
     return found
 

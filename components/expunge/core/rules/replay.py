@@ -43,7 +43,8 @@ FORGET_DRAWS, RETAIN_DRAWS = 512, 100  # of each class
 MOMENT_DRAWS = 500  # of each class
 CODE_DRAWS = 10  # how often a retained code stands among the draws
 WHITENING_DRAWS = 40  # of each retained class
-MOST_RETAINED = 2000  # draws of all retained classes together
+MOST_RETAINED = 2000  # draws of all retained classes together that a fit goes through
+FORWARD_PASSES = 5  # so many times as many where they pass but once, and not at each evaluation
 PENALTY = 0.1  # of P, in mean variances of a feature
 FIRST_STEP = 0.1
 
@@ -116,7 +117,7 @@ class Replay:
         self.settings, self.mixed = SETTINGS[family], family == "maps"
         self.head = _read_whole_head(model, classes)
         generator = torch.Generator().manual_seed(task.seed)
-        each = max(2, min(RETAIN_DRAWS, MOST_RETAINED // len(task.retain)))
+        each = self.count_draws(RETAIN_DRAWS)
         kept_K = torch.isin(codes[1], torch.tensor(task.retain, device=codes[1].device))
         with torch.no_grad():
             self.entering_codes = stage.enter(codes[0][kept_K])
@@ -136,12 +137,19 @@ class Replay:
         self.means, self.covariance_DD = self._measure_moments()
         self.precision_DD = torch.linalg.inv(damp(self.covariance_DD, PENALTY)).float()
         generator = torch.Generator().manual_seed(task.seed + 21)
-        few = max(1, min(WHITENING_DRAWS, MOST_RETAINED // len(task.retain)))
+        few = self.count_draws(WHITENING_DRAWS, least=1)
         entering = torch.cat(
             [self.draw(index, few, generator) for index in task.retain] + [self.entering_codes]
         )
         self.space = whiten_stage(stage, entering, self.covariance_DD, generator)
         self.moves_ND = self._compute_moves()
+
+    def count_draws(self, wanted: int, *, passes: int = 1, least: int = 2) -> int:
+        """Return how many draws of each retained class there are: fewer of very many classes.
+
+        All of them together are `MOST_RETAINED` times `passes` at most, but `least` of each.
+        """
+        return max(least, min(wanted, passes * MOST_RETAINED // len(self.task.retain)))
 
     def draw(self, index: int, count: int, generator: torch.Generator) -> Tensor:
         """Draw what enters the stage for a class, in the memory layout of the model."""
@@ -166,7 +174,7 @@ class Replay:
         From draws of their own: the fit's are too few for a covariance of a thousand features.
         """
         generator = torch.Generator().manual_seed(self.task.seed + 3)
-        each = max(2, min(MOMENT_DRAWS, 5 * MOST_RETAINED // len(self.task.retain)))
+        each = self.count_draws(MOMENT_DRAWS, passes=FORWARD_PASSES)
         means: dict[int, Tensor] = {}
         total = torch.zeros(())
         for index in (*self.task.forget, *self.task.retain):
@@ -197,7 +205,7 @@ class Replay:
         Their shared covariance is shrunk by a tenth towards its mean variance.
         """
         generator = torch.Generator().manual_seed(self.task.seed + 1)
-        each = max(2, min(MOMENT_DRAWS, 5 * MOST_RETAINED // len(self.task.retain)))
+        each = self.count_draws(MOMENT_DRAWS, passes=FORWARD_PASSES)
         rows = [self.draw(index, each, generator).flatten(1) for index in self.task.retain]
         means_RE = torch.stack([own_NE.mean(dim=0) for own_NE in rows])
         centred_NE = torch.cat([own - mean for own, mean in zip(rows, means_RE, strict=True)])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from expunge.core.heads import Head, find_head_name
 from expunge.core.rules.paths import Change
-from expunge.core.rules.replay import MOST_RETAINED, Fit, Replay
+from expunge.core.rules.replay import Fit, Replay
 from expunge.core.rules.whitening import damp
 
 REPAIR_DRAWS, REPAIR_CODES = 300, 20  # of each retained class, and how often its code is repeated
@@ -32,7 +32,7 @@ def rebuild_head(replay: Replay, fit: Fit) -> Head:
     task, head = replay.task, replay.head
     retain = list(task.retain)
     generator = torch.Generator().manual_seed(task.seed + 8)
-    each = max(2, min(REPAIR_DRAWS, 3 * MOST_RETAINED // len(retain)))
+    each = replay.count_draws(REPAIR_DRAWS, passes=3)
     entering = torch.cat([replay.draw(index, each, generator) for index in retain])
     entering = torch.cat([entering, *[replay.entering_codes] * REPAIR_CODES])
     new_ND = replay.compute_features(fit.parameters, entering).double()
