@@ -226,7 +226,7 @@ def _count_layers_behind(model: nn.Module, nodes: list[fx.Node]) -> list[int]:
 
 
 class _ShapeRecorder(fx.Interpreter):
-    """Runs a graph and keeps the shape of each value with a row an image."""
+    """Runs a graph and keeps the shapes of values with a row an image."""
 
     def __init__(self, module: fx.GraphModule, count: int) -> None:
         super().__init__(module)
@@ -277,7 +277,7 @@ def _choose_cut(cuts: list[Cut], last_output: tuple[int, ...]) -> Cut:
 
 
 def _drop_repeats(cuts: list[Cut]) -> list[Cut]:
-    """Return the last of those between which nothing but an activation or a norm lies."""
+    """Return the last of those with nothing but an activation or a norm between."""
     return [
         cut
         for cut, after in zip_longest(cuts, cuts[1:])

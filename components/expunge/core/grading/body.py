@@ -5,8 +5,7 @@ one of these two was found:
 
 - The original's head on the model's body brings it back: at least `RETURNED` of what that head
   gives on its own body, for the class and for the retained ones. A body on which that head does not
-  work can bring a class back by chance: of eight models trained anew without a class of the
-  digits, one gave all of it, and all gave at most 21 % of the retained classes.
+  work can bring a class back by chance, also one that was trained anew without it.
 - None of `CHECKS` (a new head of either strength, a prototype) fell against the original by more
   than the test images can tell. A fixed share of the original's value would not do: models that
   never saw the class reach 91 % of its head recovery on MNIST.

@@ -46,7 +46,7 @@ WHITENING_DRAWS = 40  # of each retained class
 MOST_RETAINED = 2000  # draws of all retained classes together that a fit goes through
 FORWARD_PASSES = 5  # so many times as many where they pass but once, and not at each evaluation
 PENALTY = 0.1  # of P, in mean variances of a feature
-FIRST_STEP = 0.1
+FIRST_STEP = 0.1  # see `fit`; at 1 the line search met values that are no numbers
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Settings:
 
 
 SETTINGS: Mapping[Family, Settings] = {
-    # retrained ResNets give the missing class a logit of -5, and MLPs of -8 to -12
+    # retrained MLPs give the missing class a lower logit than retrained ResNets do
     "maps": Settings(low_logit=5, discriminants=False, collapse=0, named=1, depth=1.5),
     "tokens": Settings(low_logit=5, discriminants=True, collapse=0, named=1, depth=0.9),
     "vectors": Settings(low_logit=10, discriminants=True, collapse=0.15, named=0.05, depth=5),
