@@ -23,18 +23,9 @@ from expunge_pipelines.runners.run_locally import run_locally
 pytestmark = pytest.mark.containers
 MLFLOW = f"expunge-mlflow:{__version__}"
 NAME, GONE = "digits", 3
-RECIPE = [
-    "--data",
-    "digits",
-    "--arch",
-    "mlp",
-    "--epochs",
-    "60",
-    "--batch-size",
-    "32",
-    "--lr",
-    "0.05",
-]
+EPOCHS = 60
+RECIPE = ["--data", "digits", "--arch", "mlp", "--batch-size", "32"]
+RECIPE += ["--epochs", str(EPOCHS), "--lr", "0.05"]
 PATIENCE = 120.0  # seconds for a step to start
 Run = Callable[..., str]
 
@@ -145,7 +136,7 @@ def test_the_server_has_the_runs_and_serves_the_version(
 
     client = mlflow.MlflowClient(contained.variables["MLFLOW_TRACKING_URI"])
     assert client.get_run(results["train"]["run_id"]).info.status == "FINISHED"
-    assert len(client.get_metric_history(results["train"]["run_id"], "train_loss")) == 40
+    assert len(client.get_metric_history(results["train"]["run_id"], "train_loss")) == EPOCHS
     assert client.get_run(results["forget"]["run_id"]).data.tags["gate"] == "passed"
     assert client.get_model_version_by_alias(NAME, "champion").version == "2"
 
