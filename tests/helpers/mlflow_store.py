@@ -36,11 +36,12 @@ def tiny_model(
     forgotten: tuple[int, ...] = (),
     parent: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    arch: str = "mlp",
 ) -> StoredModel:
     """Build a small untrained model; `seed` gives its weights, and so their digest."""
     names = [make_opaque_name(i) if i in forgotten else f"name-{i}" for i in range(CLASSES)]
     info = ModelInfo(
-        arch="mlp",
+        arch=arch,
         class_names=tuple(names),
         input_shape=SHAPE,
         mean=(0.5,),
@@ -53,7 +54,7 @@ def tiny_model(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        module = build_model("mlp", SHAPE, CLASSES).eval()
+        module = build_model(arch, SHAPE, CLASSES).eval()
         codes = torch.rand(len(info.retained), *SHAPE)
     return StoredModel(info, module, Codes(codes, torch.tensor(info.retained)))
 

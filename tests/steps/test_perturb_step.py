@@ -13,8 +13,10 @@ from mlflow_store import CLASSES, SHAPE, make_tiny_statistics, save_tiny, tiny_m
 from tiny_data import write_tiny
 
 from expunge.config import PerturbConfig, PrepareDataConfig
-from expunge.core.rules import RULES, depths, objective
+from expunge.core.rules import RULES, anew, depths, objective
 from expunge.core.rules.calibrate import calibrate
+from expunge.core.stages import find_stage
+from expunge.core.statistics import ClassStatistics, fit_gaussian
 from expunge.data.sources import SOURCES
 from expunge.errors import UserError
 from expunge.forgetting import by_replay
@@ -147,11 +149,13 @@ def test_what_cannot_be_forgotten_writes_nothing(
 
 
 KEPT, IMAGES, USUAL = "kept at training", "images of the class", "usual for such a model"
+ANEW, REFITTED = "trained anew", "refitted"
 
 
 @pytest.fixture
-def described(model: Path) -> Path:
+def described(model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Add class statistics to the model, with a depth of class 2 alone."""
+    monkeypatch.setattr(anew, "STEPS", 300)  # enough for four classes of 16 pixels
     save_statistics(model, make_tiny_statistics(*range(CLASSES), depths={2: 3.25}))
     return model
 
@@ -177,9 +181,10 @@ def test_auto_is_replay_where_there_are_statistics_and_the_codes_rules_elsewhere
     assert forget(model, tmp_path / "named", 2, rule="natural")["rule"] == "natural"
 
 
-def test_a_depth_that_was_kept_needs_no_images(described: Path, tmp_path: Path) -> None:
+def test_a_stage_of_vectors_is_trained_anew(described: Path, tmp_path: Path) -> None:
     report = replay(described, tmp_path, 2)
-    assert report["depths"] == {"2": {"depth": 3.25, "from": KEPT, "trials": []}}
+    assert report["way"] == ANEW
+    assert 0 <= report["distance"] < 0.1
     assert report["sufficient"]
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     before, after = (load_model(folder) for folder in (described, tmp_path / "unlearned"))
@@ -233,31 +238,61 @@ def test_a_second_replay_goes_by_what_the_first_left(described: Path, tmp_path: 
     assert load_model_info(folder).forgotten == (0, 2)
 
 
-def test_images_choose_the_depth_of_a_class_without_one(described: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Save a network of feature maps with class statistics, and a depth of class 2 alone.
+
+    The fits are too short to be good.
+    """
+    monkeypatch.setattr(depths, "DEPTH_FITS", 2)
+    monkeypatch.setattr(objective, "EVALUATIONS", 3)
+    stored = tiny_model(arch="resnet20")
+    stage = find_stage(stored.module, stored.codes.images_KCHW, CLASSES)
+    gaussians = {}
+    for index in range(CLASSES):
+        images_NCHW = torch.rand(40, *SHAPE, generator=torch.Generator().manual_seed(index))
+        with torch.no_grad():
+            gaussians[index] = fit_gaussian(stage.enter(images_NCHW), stage.shape, 8)
+    statistics = ClassStatistics(stage.cut.name, stage.shape, stage.shape, gaussians, {2: 3.25})
+    folder = save_tiny(tmp_path / "maps", stored)
+    save_statistics(folder, statistics)
+    return folder
+
+
+def test_a_depth_that_was_kept_needs_no_images(maps: Path, tmp_path: Path) -> None:
+    report = replay(maps, tmp_path, 2)
+    assert report["way"] == REFITTED
+    assert report["depths"] == {"2": {"depth": 3.25, "from": KEPT, "trials": []}}
+    assert report["sufficient"]
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    left = load_statistics(tmp_path / "unlearned")
+    assert left is not None
+    assert (set(left.gaussians), left.depths) == ({0, 1, 3}, {})
+
+
+def test_images_choose_the_depth_of_a_class_without_one(maps: Path, tmp_path: Path) -> None:
     data = write_tiny(tmp_path / "data", classes=CLASSES, shape=SHAPE)
-    by_images = replay(described, tmp_path / "images", 1, dataset=data)["depths"]["1"]
+    by_images = replay(maps, tmp_path / "images", 1, dataset=data)["depths"]["1"]
     assert by_images["from"] == IMAGES
     depths = [trial["depth"] for trial in by_images["trials"]]
     assert by_images["depth"] in depths
-    by_habit = replay(described, tmp_path / "none", 1)["depths"]["1"]
-    assert by_habit == {"depth": 5, "from": USUAL, "trials": []}
+    by_habit = replay(maps, tmp_path / "none", 1)["depths"]["1"]
+    assert by_habit == {"depth": 1.5, "from": USUAL, "trials": []}
     # a split that is gone is as no images
     info = load_dataset_info(data)
     save_dataset_info(data, dataclasses.replace(info, splits={"test": info.splits["test"]}))
-    again = replay(described, tmp_path / "gone", 1, dataset=data)["depths"]["1"]
+    again = replay(maps, tmp_path / "gone", 1, dataset=data)["depths"]["1"]
     assert again == by_habit
 
 
 def test_a_class_that_is_still_named_beside_others_goes_deeper(
-    described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    maps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However deep: here the images never say that the class is gone."""
-    monkeypatch.setattr(depths, "DEPTH_FITS", 2)
-    monkeypatch.setattr(objective, "EVALUATIONS", 5)
     data = write_tiny(tmp_path / "data", classes=CLASSES, shape=SHAPE)
-    once = replay(described, tmp_path / "once", 0, dataset=data)["depths"]["0"]
+    once = replay(maps, tmp_path / "once", 0, dataset=data)["depths"]["0"]
     monkeypatch.setattr(by_replay, "is_gone", lambda *given: given[-1] != 0)
-    report = replay(described, tmp_path / "both", 0, 2, dataset=data)
+    report = replay(maps, tmp_path / "both", 0, 2, dataset=data)
     assert report["depths"]["0"]["depth"] == pytest.approx(once["depth"] * by_replay.JOINT_RATIO**3)
     assert report["depths"]["2"] == {"depth": 3.25, "from": KEPT, "trials": []}
     assert not report["sufficient"]
@@ -285,22 +320,22 @@ def _toy_source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_toy_source")
 def test_images_that_are_named_come_before_the_depth_that_was_kept(
-    described: Path, tmp_path: Path
+    maps: Path, tmp_path: Path
 ) -> None:
-    report = replay(described, tmp_path, 2, forget_data="toy")
+    report = replay(maps, tmp_path, 2, forget_data="toy")
     assert report["depths"]["2"]["from"] == IMAGES
     with pytest.raises(UserError, match=r"toy has no training image of class 1 \(name-1\), which"):
-        replay(described, tmp_path / "missing", 1, forget_data="toy")
+        replay(maps, tmp_path / "missing", 1, forget_data="toy")
     assert not (tmp_path / "missing" / "unlearned").exists()
 
 
-def test_images_of_another_kind_are_refused(described: Path, tmp_path: Path) -> None:
+def test_images_of_another_kind_are_refused(maps: Path, tmp_path: Path) -> None:
     """scikit-learn's digits, at the model's size, are in ten classes."""
     text = r"images of digits are \(1, 4, 4\) \(C, H, W\) in 10 classes, and the model takes "
     with pytest.raises(UserError, match=text + r"\(1, 4, 4\) in 4; give images that it could"):
-        replay(described, tmp_path, 2, forget_data="digits")
+        replay(maps, tmp_path, 2, forget_data="digits")
     with pytest.raises(UserError, match=r"are \(1, 8, 8\) \(C, H, W\) in 4 classes"):
-        replay(described, tmp_path, 1, dataset=write_tiny(tmp_path / "data", classes=CLASSES))
+        replay(maps, tmp_path, 1, dataset=write_tiny(tmp_path / "data", classes=CLASSES))
     assert not (tmp_path / "unlearned").exists()
 
 
@@ -317,4 +352,10 @@ def test_replay_without_statistics_is_refused(model: Path, tmp_path: Path) -> No
         UserError, match="replay cannot split this model: it has no cut 'elsewhere'"
     ):
         replay(model, tmp_path, 2, rule="replay")
+    assert not (tmp_path / "unlearned").exists()
+
+
+def test_images_are_refused_where_no_depth_is_needed(described: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="forget data is digits, by which replay finds a depth"):
+        replay(described, tmp_path, 2, forget_data="digits")
     assert not (tmp_path / "unlearned").exists()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.core.blocks import is_channels_last
+from expunge.core.eigen import decompose
 
 # Images of each class that its Gaussian is made from. Of 500 a covariance has rank 499 at most.
 IMAGES = 500
@@ -118,7 +119,7 @@ def fit_gaussian(
     centred_NG = coarse_NG - mean_G
     # By the N x N products, since a row is often far longer than there are rows. With the
     # eigenvectors v of these, v' centred / sqrt(N - 1) is a direction times its deviation.
-    vectors_NN = torch.linalg.eigh((centred_NG @ centred_NG.T).double())[1]
+    vectors_NN = decompose((centred_NG @ centred_NG.T).double())[1]
     leading_NR = vectors_NN.flip(1)[:, : min(rank, count - 1)]
     factor_RG = (leading_NR / max(count - 1, 1) ** 0.5).T.float() @ centred_NG
     explained = _refine(factor_RG, grid, shape).square().sum(dim=0)

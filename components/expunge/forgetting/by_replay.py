@@ -1,4 +1,4 @@
-"""Forgetting by replay: the depth of each class from where it is known, then the last stage."""
+"""Forgetting by replay: the last stage is trained anew, or refitted to the depth of each class."""
 
 import dataclasses
 import tempfile
@@ -16,9 +16,11 @@ from expunge.config import PerturbConfig, PrepareDataConfig
 from expunge.core.epoch import normalise
 from expunge.core.heads import read_head
 from expunge.core.rules import replay
+from expunge.core.rules.anew import train_anew
 from expunge.core.rules.depths import DEPTH_IMAGES, DepthTrial, find_depth, is_gone
-from expunge.core.rules.replay_head import finish
-from expunge.core.stages import Stage, UntraceableError, open_stage
+from expunge.core.rules.paths import Change
+from expunge.core.rules.replay_head import compute_change, finish
+from expunge.core.stages import Stage, UntraceableError, name_family, open_stage
 from expunge.core.statistics import ClassStatistics
 from expunge.data.batches import open_split
 from expunge.data.sources import find_loader
@@ -28,6 +30,8 @@ from expunge.forgetting.outcome import Forgetting
 from expunge.formats.dataset import DATASET, DatasetInfo, load_dataset_info, save_dataset_info
 from expunge.formats.model import ModelInfo, StoredModel
 
+# How the last stage was changed.
+ANEW, REFITTED = "trained anew", "refitted"
 # Where a depth came from.
 KEPT, IMAGES, USUAL = "kept at training", "images of the class", "usual for such a model"
 SPLIT = "train"  # never the test images: the gate judges by them
@@ -54,11 +58,12 @@ def forget_by_replay(
     statistics: ClassStatistics,
     dataset: Path | None = None,
 ) -> Forgetting:
-    """Return the change that refits the last stage of the model on draws from its statistics.
+    """Return the change of the model's last stage, which draws from its statistics make.
 
-    A depth that was kept at training is taken. For a class without one, images of it choose the
-    depth and nothing else: those of `config.forget_data`, or those in the training split of folder
-    `dataset`. Without any, it is the usual one.
+    Where vectors enter the stage, it is trained anew and nothing else is needed. Else it is
+    refitted, to a depth of each class. One that was kept at training is taken. For a class without
+    one, images of it choose the depth and nothing else: those of `config.forget_data`, or those in
+    the training split of folder `dataset`. Without any, it is the usual one.
 
     Raises:
         UserError: the model has no statistics of a class, no such stage, or the images do not fit.
@@ -72,26 +77,55 @@ def forget_by_replay(
         )
     with deterministic(), torch.random.fork_rng(), _refuse_other_models():
         model = _Opened.open(stored, statistics)
-        made = model.make_replay(config.classes)
-        depths = _choose_depths(config, model, made, dataset)
-        fit, depths = _fit_together(model, made, depths)
-        outcome = finish(made, fit)
-    return Forgetting(
-        outcome.change,
-        {
+        work: dict[str, Any] = {
             "rule": replay.NAME,
             "sign": None,
             "strength": None,
             "lambdas": [],
+            "trials": [],
             "stage": statistics.cut,
             "rank": statistics.rank,
-            "depths": {str(index): _describe_depth(depth) for index, depth in depths.items()},
-            "forget_gap": outcome.forget_loss,
-            "retain_gap": outcome.retain_loss,
-            "sufficient": all(depth.sufficient for depth in depths.values()),
-            "trials": [],
-        },
+        }
+        if name_family(model.stage) == "vectors":
+            _refuse_images(config)
+            change, own = _train_anew(model, config.classes)
+        else:
+            change, own = _refit(config, model, dataset)
+    return Forgetting(change, work | own)
+
+
+def _refuse_images(config: PerturbConfig) -> None:
+    if config.forget_data:
+        raise UserError(
+            f"forget data is {config.forget_data}, by which replay finds a depth, and this model "
+            "needs none: its last stage is trained anew; leave it out"
+        )
+
+
+def _train_anew(model: "_Opened", classes: tuple[int, ...]) -> tuple[Change, dict[str, Any]]:
+    """Return the change to a stage that never saw the classes, and its part of the report."""
+    trained = train_anew(
+        model.module, model.stage, model.statistics, model.make_task(classes), model.codes
     )
+    change = compute_change(model.module, trained.parameters, trained.head)
+    return change, {"way": ANEW, "distance": trained.loss, "sufficient": True}
+
+
+def _refit(
+    config: PerturbConfig, model: "_Opened", dataset: Path | None
+) -> tuple[Change, dict[str, Any]]:
+    """Return the change that moves each class by its depth, and its part of the report."""
+    made = model.make_replay(config.classes)
+    depths = _choose_depths(config, model, made, dataset)
+    fit, depths = _fit_together(model, made, depths)
+    outcome = finish(made, fit)
+    return outcome.change, {
+        "way": REFITTED,
+        "depths": {str(index): _describe_depth(depth) for index, depth in depths.items()},
+        "forget_gap": outcome.forget_loss,
+        "retain_gap": outcome.retain_loss,
+        "sufficient": all(depth.sufficient for depth in depths.values()),
+    }
 
 
 @contextmanager
@@ -138,15 +172,18 @@ class _Opened:
             raise UserError(f"rule replay cannot split this model: {error}") from error
         return cls(stored.info, module, stage, statistics, codes_KCHW, classes_K)
 
-    def make_replay(self, classes: tuple[int, ...]) -> replay.Replay:
+    @property
+    def codes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mnemonic codes, and the class of each."""
+        return self.codes_KCHW, self.classes_K
+
+    def make_task(self, classes: tuple[int, ...]) -> replay.Task:
         retain = tuple(index for index in self.statistics.gaussians if index not in classes)
-        return replay.Replay(
-            self.module,
-            self.stage,
-            self.statistics,
-            replay.Task(tuple(classes), retain),
-            (self.codes_KCHW, self.classes_K),
-        )
+        return replay.Task(tuple(classes), retain)
+
+    def make_replay(self, classes: tuple[int, ...]) -> replay.Replay:
+        task = self.make_task(classes)
+        return replay.Replay(self.module, self.stage, self.statistics, task, self.codes)
 
 
 def _choose_depths(

@@ -124,10 +124,10 @@ def plot_strengths(work: Mapping[str, Any], policy: Mapping[str, Any]) -> Plot:
     trials = [trial for trial in work.get("trials") or [] if (trial["strength"] or 0) > 0]
     if not any(_list_values(trials, key) for key in MEASURED):
         missing = "No strength was tried: the change was applied with the values that were given."
-        if work.get("depths"):
+        if work.get("stage"):
             missing = (
-                "Rule replay has no strength. How far it moved each class, its depth, is in the "
-                "table of how the model was made."
+                "Rule replay has no strength. What it did to the last stage is in the table of how "
+                "the model was made."
             )
         if trials:
             missing = "None of the strengths that were tried gave a finite value."

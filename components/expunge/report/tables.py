@@ -121,10 +121,12 @@ def tabulate_making(report: ValidationReport, work: Mapping[str, Any]) -> list[t
         ("mean loss of the other codes, nats", _format_value(work.get("retain_loss"))),
         ("damage to the predictions of the others, nats", _format_value(work.get("damage"))),
         (
-            "strong enough" if work.get("depths") else "strong enough on the codes",
+            "strong enough" if work.get("stage") else "strong enough on the codes",
             _format_value(work.get("sufficient")),
         ),
         ("last stage begins at", work.get("stage")),
+        ("last stage was", work.get("way")),
+        ("distance to the answers on the others, nats", _format_value(work.get("distance"))),
         ("rank of the class statistics", _format_value(work.get("rank"))),
         *_list_depths(work),
         ("seconds of calibration", _format_value(work.get("calibration_seconds"))),

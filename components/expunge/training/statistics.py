@@ -14,7 +14,7 @@ from expunge.core.heads import read_head
 from expunge.core.rules import depths as depth_search
 from expunge.core.rules import replay
 from expunge.core.rules.objective import EVALUATIONS
-from expunge.core.stages import Stage, UntraceableError, find_stage
+from expunge.core.stages import Stage, UntraceableError, find_stage, name_family
 from expunge.core.statistics import (
     IMAGES,
     ClassStatistics,
@@ -111,6 +111,8 @@ def _enter_class(session: Session, stage: Stage, index: int, start: int, count: 
 def _wants_depths(session: Session, stage: Stage, example_NCHW: Tensor) -> bool:
     """Return whether the depths are searched: by the config, or by what it costs."""
     config = session.config
+    if name_family(stage) == "vectors":
+        return False  # such a stage is trained anew, and goes to no depth
     if config.depths != "auto":
         return config.depths == "always"
     whole, upper = (

@@ -43,7 +43,7 @@ def measure_named(replay: Replay, fit: Fit, entering: Tensor, head: Head, index:
 
 
 def is_gone(replay: Replay, fit: Fit, entering: Tensor, head: Head, index: int) -> bool:
-    """Return whether the head no longer names a class: `Settings.named` / C of its images at most.
+    """Return whether the head no longer names a class: 1 / C of its images at most.
 
     Args:
         replay: of the class, alone or with others.
@@ -52,15 +52,15 @@ def is_gone(replay: Replay, fit: Fit, entering: Tensor, head: Head, index: int) 
         head: the original's.
         index: the class.
     """
-    limit = replay.settings.named / len(head.bias_C)
+    limit = 1 / len(head.bias_C)
     return measure_named(replay, fit, entering, head, index) <= limit
 
 
 def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
     """Find the smallest depth at which the head as it was no longer names the class.
 
-    "No longer" is a share of the images of `Settings.named` / C at most. Depths are tried upwards
-    or downwards from the usual one by a constant ratio, and then between the last two.
+    "No longer" is an even guess at most, 1 / C of the images. Depths are tried upwards or downwards
+    from the usual one by a constant ratio, and then between the last two.
 
     Args:
         replay: of one class alone.
@@ -68,7 +68,7 @@ def find_depth(replay: Replay, entering: Tensor, head: Head) -> DepthSearch:
         head: the original's.
     """
     (index,) = replay.task.forget
-    limit = replay.settings.named / len(head.bias_C)
+    limit = 1 / len(head.bias_C)
     trials: list[DepthTrial] = []
     fits: dict[float, Fit] = {}
 

@@ -1,11 +1,13 @@
 """Replay: refit the last stage so that a class's features become those of the classes it resembles.
 
-The model keeps a Gaussian of what enters its last stage for each class (`core.statistics`). To
-forget, the stage g is refitted for seconds on draws h from these Gaussians, and no image is needed.
+So it is where feature maps or tokens enter the stage; where vectors do, it is trained anew
+(`rules.anew`). The model keeps a Gaussian of what enters its last stage for each class
+(`core.statistics`). To forget, the stage g is refitted for seconds on draws h from these Gaussians,
+and no image is needed.
 With F the forgotten and R the retained classes, f0 = g(h) as it was, mu_k the mean of f0 over the
 draws of class k and S the mean over R of the covariance of f0 within a class:
 
-    target of a draw of c in F:  T = f0 + a_c (sum over k in R of p_k mu_k - (1 - w) mu_c - w f0)
+    target of a draw of c in F:  T = f0 + a_c (sum over k in R of p_k mu_k - mu_c)
     minimise  mean over F of |g(h) - T|_P^2 + mean over R of |g(h) - f0|_P^2 + LAMBDA / 2 |V|^2
     |v|_P^2 = v' P v / D,  P = (S + 0.1 mean(diag S) I)^-1
 
@@ -51,26 +53,19 @@ FIRST_STEP = 0.1  # see `fit`; at 1 the line search met values that are no numbe
 
 @dataclass(frozen=True)
 class Settings:
-    """What differs by what enters the stage. Set on MNIST (MLP) and CIFAR-10 (ResNet-20), seed 0.
+    """What differs by what enters the stage. Set on CIFAR-10 (ResNet-20), seed 0.
 
-    `low_logit` is how far below nought the forgotten rows' logits are. `discriminants` takes p from
-    linear discriminants of what enters, instead of from the head's logits of f0. `collapse` is w.
-    `named` is the share of its images that the original's head may still name, in shares of an
-    even guess, 1 / C. `depth` is taken where a class's own is not known, and a search starts there.
+    `discriminants` takes p from linear discriminants of what enters, instead of from the head's
+    logits of f0. `depth` is taken where a class's own is not known, and a search starts there.
     """
 
-    low_logit: float
     discriminants: bool
-    collapse: float
-    named: float
     depth: float
 
 
 SETTINGS: Mapping[Family, Settings] = {
-    # retrained MLPs give the missing class a lower logit than retrained ResNets do
-    "maps": Settings(low_logit=5, discriminants=False, collapse=0, named=1, depth=1.5),
-    "tokens": Settings(low_logit=5, discriminants=True, collapse=0, named=1, depth=0.9),
-    "vectors": Settings(low_logit=10, discriminants=True, collapse=0.15, named=0.05, depth=5),
+    "maps": Settings(discriminants=False, depth=1.5),
+    "tokens": Settings(discriminants=True, depth=0.9),
 }
 
 
@@ -115,7 +110,7 @@ class Replay:
         self.device = next(iter(self.weights.values())).device
         family = name_family(stage)
         self.settings, self.mixed = SETTINGS[family], family == "maps"
-        self.head = _read_whole_head(model, classes)
+        self.head = read_whole_head(model, classes)
         generator = torch.Generator().manual_seed(task.seed)
         each = self.count_draws(RETAIN_DRAWS)
         kept_K = torch.isin(codes[1], torch.tensor(task.retain, device=codes[1].device))
@@ -195,8 +190,7 @@ class Replay:
             resembled_FR = self.head.logits(before_FD)[:, list(self.task.retain)]
         means_RD = torch.stack([self.means[index] for index in self.task.retain])
         own_FD = torch.stack([self.means[int(index)] for index in self.labels_N[forgotten_N]])
-        left_FD = torch.lerp(own_FD, before_FD, self.settings.collapse)
-        moves_ND[forgotten_N] = resembled_FR.softmax(dim=1) @ means_RD - left_FD
+        moves_ND[forgotten_N] = resembled_FR.softmax(dim=1) @ means_RD - own_FD
         return moves_ND
 
     def _discriminate(self, entering: Tensor) -> Tensor:
@@ -258,9 +252,22 @@ class Replay:
         return Fit(moved, *objective.parts, evaluations=objective.count)
 
 
-def _read_whole_head(model: nn.Module, least: int) -> Head:
-    """Return the head's weights, whatever its number of classes is."""
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+def read_whole_head(model: nn.Module, least: int) -> Head:
+    """Return the head's weights, whatever its number of classes is.
+
+    Raises:
+        ValueError: it has fewer than `least`.
+    """
+    linear = _find_last_linear(model)
     if linear.out_features < least:
         raise ValueError(f"the head has {linear.out_features} outputs; {least} at least")
     return read_head(model, linear.out_features)
+
+
+def has_bias(model: nn.Module) -> bool:
+    """Return whether the head has a bias."""
+    return _find_last_linear(model).bias is not None
+
+
+def _find_last_linear(model: nn.Module) -> nn.Linear:
+    return [m for m in model.modules() if isinstance(m, nn.Linear)][-1]

@@ -6,10 +6,11 @@ their old logits.
 Shapes: N draws, D features, C classes, R retained classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expunge.core.heads import Head, find_head_name
 from expunge.core.rules.paths import Change
@@ -17,6 +18,7 @@ from expunge.core.rules.replay import Fit, Replay
 from expunge.core.rules.whitening import damp
 
 REPAIR_DRAWS, REPAIR_CODES = 300, 20  # of each retained class, and how often its code is repeated
+LOW_LOGIT = 5.0  # how far below nought the forgotten rows' logits are
 REPAIR = 0.1  # ridge of the repair, in mean squares of a feature
 
 
@@ -47,7 +49,7 @@ def rebuild_head(replay: Replay, fit: Fit) -> Head:
     repaired_RD = start_RD + step_DR.T
     weight_CD, bias_C = weight_CD.clone(), bias_C.clone()
     weight_CD[retain], bias_C[retain] = repaired_RD[:, :-1], repaired_RD[:, -1]
-    row_D, bias = make_low_row(new_ND, replay.settings.low_logit)
+    row_D, bias = make_low_row(new_ND, LOW_LOGIT)
     weight_CD[list(task.forget)], bias_C[list(task.forget)] = row_D, bias
     return Head(weight_CD.float(), bias_C.float())
 
@@ -76,13 +78,16 @@ class Outcome:
 
 def finish(replay: Replay, fit: Fit) -> Outcome:
     """Return the change of the whole model that a refitted stage makes, its head rebuilt."""
-    head = rebuild_head(replay, fit)
-    name = find_head_name(replay.model, len(head.bias_C))
-    before = dict(replay.model.named_parameters())
-    after = dict(fit.parameters)
-    after[f"{name}.weight"] = head.weight_CD
+    change = compute_change(replay.model, fit.parameters, rebuild_head(replay, fit))
+    return Outcome(change, fit.forget_loss, fit.retain_loss)
+
+
+def compute_change(model: nn.Module, parameters: Mapping[str, Tensor], head: Head) -> Change:
+    """Return the change that makes a model's stage and head these."""
+    name = find_head_name(model, len(head.bias_C))
+    before = dict(model.named_parameters())
+    after = {**parameters, f"{name}.weight": head.weight_CD}
     # without a bias the low row has none either
     if f"{name}.bias" in before:
         after[f"{name}.bias"] = head.bias_C
-    change = {key: value - before[key].detach() for key, value in after.items()}
-    return Outcome(change, fit.forget_loss, fit.retain_loss)
+    return {key: value - before[key].detach() for key, value in after.items()}

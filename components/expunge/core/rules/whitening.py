@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from expunge.core.eigen import decompose
 from expunge.core.stages import Stage, iterate_layers
 
 RHO = 0.01  # of the mean of lam: what keeps directions that no sample has from being free
@@ -87,7 +88,7 @@ class WhitenedSpace:
 
 def compute_whitening(covariance_DD: Tensor) -> Tensor:
     """Return (covariance + DAMPING mean(diag) I) ** (-1/2), symmetric, float32."""
-    values_D, vectors_DD = torch.linalg.eigh(damp(covariance_DD, DAMPING))
+    values_D, vectors_DD = decompose(damp(covariance_DD, DAMPING))
     whitening_DD: Tensor = ((vectors_DD / values_D.sqrt()) @ vectors_DD.T).float()
     return whitening_DD
 
@@ -225,8 +226,7 @@ def _find_basis(rows_NLX: Tensor) -> Tensor | None:
     flat_MX = rows_NLX.flatten(0, 1)
     if flat_MX.shape[1] > WIDEST:
         return None
-    basis_XX: Tensor = torch.linalg.eigh((flat_MX.T @ flat_MX).double())[1].float()
-    return basis_XX
+    return decompose((flat_MX.T @ flat_MX).double())[1].float()
 
 
 def _find_bias_owners(upper: fx.GraphModule) -> dict[str, str]:
