@@ -11,17 +11,17 @@ from mlflow_store import VARIABLES
 from xdist.scheduler import LoadFileScheduling
 
 PIPELINES = ("tests/pipelines/jobs/", "tests/pipelines/test_mlflow_project.py")
+QUEUE = "tests/pipelines/jobs/test_queue.py"
+# What the second worker does while the first one makes the trained store, which the queue reads.
+MEANWHILE = "tests/report/"
 
 
 class OneWorkerForPipelines(LoadFileScheduling):
-    """Give each file to one worker, and all that reads the trained store to one and the same.
-
-    That store takes a training and a forget, each a pipeline of some ten processes, and the other
-    worker would make it as well.
-    """
+    """Give each file to one worker, and all that changes the trained store to one and the same."""
 
     def _split_scope(self, nodeid: str) -> str:
-        scope: str = PIPELINES[0] if nodeid.startswith(PIPELINES) else super()._split_scope(nodeid)
+        changes_it = nodeid.startswith(PIPELINES) and not nodeid.startswith(QUEUE)
+        scope: str = PIPELINES[0] if changes_it else super()._split_scope(nodeid)
         return scope
 
 
@@ -32,7 +32,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that no worker waits for it at the end."""
-    items.sort(key=lambda item: not item.nodeid.startswith(PIPELINES))
+    items.sort(key=lambda item: _rank(item.nodeid))
+
+
+def _rank(nodeid: str) -> int:
+    if nodeid.startswith(QUEUE):
+        return 2
+    return 0 if nodeid.startswith(PIPELINES) else 1 if nodeid.startswith(MEANWHILE) else 3
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -116,6 +116,7 @@ def test_a_failure_puts_the_request_back_with_its_reason(home: Path) -> None:
     assert champion() == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_leaves_the_queue_as_it_was(home: Path) -> None:
     """SIGTERM in the middle: no attempt is counted, and nothing is left."""
     (request,) = [entry.id for entry in ledger.list_requests(NAME, ["pending"])]
