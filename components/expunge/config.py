@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from expunge.core.attacks import ATTACKS
 from expunge.core.grading.grades import GRADES
-from expunge.core.rules import list_rule_choices
+from expunge.core.rules import ALIGN, AUTO, REPLAY, list_rule_choices
 from expunge.errors import UserError
 from expunge.knobs import JsonSettings, check_choice, check_range, describe, list_fields, restore
 
@@ -229,7 +229,7 @@ class PerturbConfig:
             raise UserError(
                 f"lambdas is {list(self.lambdas)}; expected lambda1 and lambda2, or neither"
             )
-        if self.forget_data and self.rule not in ("auto", "replay"):
+        if self.forget_data and self.rule not in (AUTO, REPLAY, ALIGN):
             raise UserError(
                 f"forget_data is {self.forget_data!r}, and rule {self.rule!r} reads no images; "
                 "leave it out, or take rule replay"

@@ -175,6 +175,7 @@ def test_auto_is_replay_where_there_are_statistics_and_the_codes_rules_elsewhere
     assert replay(model, tmp_path, 2)["rule"] == "replay"
     # a rule that is named is taken all the same
     assert forget(model, tmp_path / "named", 2, rule="natural")["rule"] == "natural"
+    assert forget(model, tmp_path / "any", 2, rule="codes")["rule"] in RULES
 
 
 def test_a_depth_that_was_kept_needs_no_images(described: Path, tmp_path: Path) -> None:
