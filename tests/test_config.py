@@ -109,6 +109,12 @@ def test_training(settings: dict[str, Any], text: str) -> None:
             "rule replay",
         ),
         (
+            {"rule": "replay", "rung": 1},
+            "rule is 'replay', and a ladder (--until) tries codes, replay, align in turn; leave "
+            "one of the two out",
+        ),
+        ({"rung": 4}, "rung is 4; expected a value from 1 to 3"),
+        (
             {"rule": "paper", "lambdas": (-1.0, 10.0)},
             "lambda1 is -1.0; expected a finite value of 0 or more",
         ),

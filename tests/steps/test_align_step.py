@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,10 +14,12 @@ from tiny_data import write_tiny
 
 from expunge.config import PerturbConfig
 from expunge.core.epoch import normalise
-from expunge.core.rules import objective
+from expunge.core.rules import RULES, objective
 from expunge.core.rules.align import SHARE, plan_steps
 from expunge.core.stages import open_stage
+from expunge.data.sources import SOURCES
 from expunge.errors import UserError
+from expunge.forgetting.ladder import list_rungs
 from expunge.formats.dataset import (
     load_arrays,
     load_dataset_info,
@@ -25,6 +29,7 @@ from expunge.formats.dataset import (
 from expunge.formats.model import StoredModel, load_model
 from expunge.formats.statistics import STATISTICS, save_statistics
 from expunge.models import build_model
+from expunge.steps.compute_fim import compute_fim
 from expunge.steps.perturb import perturb
 
 EPOCHS = 500  # of 180 images: enough for a repair of 337 steps
@@ -190,3 +195,42 @@ def test_a_model_without_a_stage_is_refused(model: Path, data: Path, tmp_path: P
     save_tiny(model, dataclasses.replace(stored, info=info))
     with pytest.raises(UserError, match="rule align cannot split this model: no stage begins"):
         align(model, tmp_path, data, 2)
+
+
+def test_the_rungs_are_what_model_and_data_allow(model: Path, data: Path, tmp_path: Path) -> None:
+    info = load_dataset_info(data)
+    assert list_rungs(model, None, [2]) == ["codes"]
+    assert list_rungs(model, data, [2]) == ["codes", "align"]
+    save_statistics(model, make_tiny_statistics(0, 1, 3))
+    assert list_rungs(model, data, [2]) == ["codes", "align"]
+    save_statistics(model, make_tiny_statistics(*range(CLASSES), depths={2: 3.25}))
+    assert list_rungs(model, data, [2]) == ["codes", "replay", "align"]
+    save_dataset_info(data, dataclasses.replace(info, splits={"test": info.splits["test"]}))
+    assert list_rungs(model, data, [2]) == ["codes", "replay"]
+    stored = load_model(model)
+    (model / STATISTICS).unlink()
+    other = dataclasses.replace(stored.info, settings={"stage": "nowhere"})
+    save_tiny(model, dataclasses.replace(stored, info=other))
+    save_dataset_info(data, info)
+    assert list_rungs(model, data, [2]) == ["codes"]
+
+
+def test_a_rung_has_the_rule_of_its_number(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objective, "EVALUATIONS", 5)
+    save_statistics(model, make_tiny_statistics(*range(CLASSES), depths={2: 3.25}))
+    compute_fim(model, tmp_path / "terms", classes=[2])
+    source = ModuleType("tiny_source")
+    source.write = lambda _, target: load_dataset_info(  # type: ignore[attr-defined]
+        write_tiny(target, images=40, classes=CLASSES, shape=SHAPE)
+    )
+    monkeypatch.setitem(sys.modules, "tiny_source", source)
+    monkeypatch.setitem(SOURCES, "tiny", "tiny_source:write")
+    found = []
+    for rung in (1, 2, 3):
+        config, out = PerturbConfig((2,), rung=rung, forget_data="tiny"), tmp_path / f"out-{rung}"
+        report = perturb(config, model, tmp_path / "terms", out, parent="shapes/7", dataset=data)
+        found.append(report["rule"])
+    assert found[0] in RULES
+    assert found[1:] == ["replay", "align"]

@@ -86,6 +86,25 @@ def forget_by_align(
     )
 
 
+def can_align(
+    config: PerturbConfig,
+    stored: StoredModel,
+    statistics: ClassStatistics | None,
+    dataset: Path | None,
+) -> bool:
+    """Return whether `forget_by_align` has the images and the stage that it needs."""
+    try:
+        _check_images(stored.info, _list_retained(config, stored.info), dataset)
+        _split(stored.module, stored, statistics.cut if statistics else "")
+    except UserError:
+        return False
+    return True
+
+
+def _list_retained(config: PerturbConfig, info: ModelInfo) -> tuple[int, ...]:
+    return tuple(index for index in info.retained if index not in config.classes)
+
+
 def _describe_start(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return what replay reported, less what is left of its loss, which the repair has changed."""
     return {key: value for key, value in report.items() if not key.endswith("_gap")}
@@ -116,7 +135,7 @@ class _RetainedImages:
     ) -> "_RetainedImages":
         """Open the split, after everything that can be wrong with it was looked at."""
         device, info = best_device(), stored.info
-        retain = tuple(index for index in info.retained if index not in config.classes)
+        retain = _list_retained(config, info)
         data = _check_images(info, retain, dataset)
         gone = [index for index in range(len(info.class_names)) if index not in retain]
         kept_K = torch.isin(stored.codes.classes_K, torch.tensor(retain))

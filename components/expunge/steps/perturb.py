@@ -7,7 +7,7 @@ from typing import Any
 
 from expunge.class_selection import check_forgettable
 from expunge.config import PerturbConfig
-from expunge.core.rules import ALIGN
+from expunge.core.rules import ALIGN, CODES
 from expunge.errors import UserError
 from expunge.formats.model import Codes, ModelInfo, load_model, make_opaque_name, save_model
 
@@ -39,10 +39,16 @@ def perturb(
     from expunge.forgetting.by_align import forget_by_align
     from expunge.forgetting.by_replay import forget_by_replay, uses_replay
     from expunge.forgetting.codes import forget_by_codes
+    from expunge.forgetting.ladder import list_rungs
     from expunge.formats.statistics import load_statistics, save_statistics
 
     stored = load_model(model)
     check_forgettable(stored.info, config.classes)
+    if config.rung:
+        rule = list_rungs(model, dataset, config.classes)[config.rung - 1]
+        # the rules by the codes read no images, and refuse some that are named
+        images = "" if rule == CODES else config.forget_data
+        config = dataclasses.replace(config, rule=rule, rung=0, forget_data=images)
     statistics = load_statistics(model, best_device())
     since = time.perf_counter()
     if config.rule == ALIGN:
