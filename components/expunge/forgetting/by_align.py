@@ -247,9 +247,15 @@ def _add_change(module: nn.Module, change: Change) -> None:
 
 def _subtract(after: nn.Module, before: nn.Module) -> dict[str, Tensor]:
     """Return what differs, by name; of the running statistics too, but not how many they are of."""
-    old = before.state_dict()
+    old, new = (_list_values(module) for module in (before, after))
     return {
         name: value - old[name]
-        for name, value in after.state_dict().items()
+        for name, value in new.items()
         if value.is_floating_point() and not torch.equal(value, old[name])
     }
+
+
+def _list_values(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, each once: of tied weights the first name alone."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: value.detach() for name, value in named}
