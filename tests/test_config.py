@@ -89,7 +89,10 @@ def test_training(settings: dict[str, Any], text: str) -> None:
         ({"classes": ()}, "classes is empty; name at least one class to forget"),
         ({"classes": (2, 2)}, "classes is [2, 2]; expected distinct class indices from 0 up"),
         ({"classes": (-1,)}, "classes is [-1]; expected distinct class indices from 0 up"),
-        ({"rule": "best"}, "rule is 'best'; expected one of auto, replay, paper, natural"),
+        (
+            {"rule": "best"},
+            "rule is 'best'; expected one of auto, codes, replay, align, paper, natural",
+        ),
         ({"budget": 1.0}, "budget is 1.0; expected a value from 0 to 0.99"),
         ({"budget": NAN}, "budget is nan; expected a value from 0 to 0.99"),
         (
@@ -105,6 +108,12 @@ def test_training(settings: dict[str, Any], text: str) -> None:
             "forget_data is 'digits', and rule 'natural' reads no images; leave it out, or take "
             "rule replay",
         ),
+        (
+            {"rule": "replay", "rung": 1},
+            "rule is 'replay', and a ladder (--until) tries codes, replay, align in turn; leave "
+            "one of the two out",
+        ),
+        ({"rung": 4}, "rung is 4; expected a value from 1 to 3"),
         (
             {"rule": "paper", "lambdas": (-1.0, 10.0)},
             "lambda1 is -1.0; expected a finite value of 0 or more",

@@ -26,14 +26,23 @@ TRAINING: dict[str, Any] = {
     "passed": True,
     "grade": "trained",
 }  # fmt: skip
+LADDER: dict[str, Any] = {
+    "rungs": [
+        {
+            "rule": "paper", "grade": "hidden", "passed": False, "rejections": ["grade hidden"],
+            "seconds": 0.5, "judging_seconds": 4.25,
+        }
+    ],
+    "next_rule": "replay",
+}  # fmt: skip
 # What `validate` writes of every forget, and what the reports written by hand leave out.
 ALWAYS = {"problems": [], "unmade": []}
 
 
 @pytest.mark.parametrize(
     "document",
-    [TRAINING, validation() | ALWAYS, with_oracles() | ALWAYS],
-    ids=["training", "alone", "with oracles"],
+    [TRAINING, validation() | ALWAYS, with_oracles() | ALWAYS, validation() | ALWAYS | LADDER],
+    ids=["training", "alone", "with oracles", "ladder"],
 )
 def test_a_report_of_today_is_read_and_keeps_its_keys(document: dict[str, Any]) -> None:
     report = ValidationReport.from_json(document)

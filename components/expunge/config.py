@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from expunge.core.attacks import ATTACKS
 from expunge.core.grading.grades import GRADES
-from expunge.core.rules import list_rule_choices
+from expunge.core.rules import ALIGN, AUTO, LADDER, REPLAY, list_rule_choices
 from expunge.errors import UserError
 from expunge.knobs import JsonSettings, check_choice, check_range, describe, list_fields, restore
 
@@ -208,6 +208,19 @@ class ClaimConfig:
             raise UserError("classes is empty; a dry run needs at least one class to forget")
 
 
+def check_ladder(rule: str) -> None:
+    """Refuse a rule beside a ladder, which tries several.
+
+    Raises:
+        UserError: it is another than auto.
+    """
+    if rule != AUTO:
+        raise UserError(
+            f"rule is {rule!r}, and a ladder (--until) tries {', '.join(LADDER)} in turn; leave "
+            "one of the two out"
+        )
+
+
 @dataclass(frozen=True)
 class PerturbConfig:
     """What to forget, and how. `lambdas` is empty (chosen on the codes) or lambda1 and lambda2."""
@@ -218,8 +231,12 @@ class PerturbConfig:
     budget: float = 0.015  # retained accuracy that the calibration may spend, a fraction
     # Where images of the classes are that replay finds their depth by; "" for the version's own.
     forget_data: str = ""
+    rung: int = 0  # of the ladder, from 1, which then gives the rule; 0 outside of a ladder
 
     def __post_init__(self) -> None:
+        if self.rung:
+            check_ladder(self.rule)
+            check_range("rung", self.rung, 1, len(LADDER))
         if not self.classes:
             raise UserError("classes is empty; name at least one class to forget")
         _check_classes("classes", self.classes)
@@ -229,7 +246,7 @@ class PerturbConfig:
             raise UserError(
                 f"lambdas is {list(self.lambdas)}; expected lambda1 and lambda2, or neither"
             )
-        if self.forget_data and self.rule not in ("auto", "replay"):
+        if self.forget_data and self.rule not in (AUTO, REPLAY, ALIGN):
             raise UserError(
                 f"forget_data is {self.forget_data!r}, and rule {self.rule!r} reads no images; "
                 "leave it out, or take rule replay"

@@ -271,14 +271,16 @@ def perturb(
     lambdas: List[float] = [],
     forget_data: str = "",
     gate: Dict[str, Any] = {},
+    ladder: bool = False,
+    rung: int = 1,
     code: str = "",
     data: str = "",
 ) -> NamedTuple("Changed", [("digest", str)]):
     """Forget the classes: one change of the weights.
 
-    Of the gate it reads what a forget may cost, as a rule by the codes goes as deep as that allows.
-    Replay finds the depth of a class by its images in `dataset`, or in source `forget_data`, where
-    none was kept at training.
+    Of the gate it reads what a forget may cost, as deep as which a rule by the codes goes. Replay
+    finds the depth of a class by its images in `dataset`, or in source `forget_data`, where none
+    was kept at training. With `ladder`, the rung's number chooses the rule.
     """
     from pathlib import Path
 
@@ -287,8 +289,9 @@ def perturb(
     from expunge.lifecycle import provenance
     from expunge.steps.perturb import perturb
 
-    budget = GateConfig.from_json(gate).budget
-    config = PerturbConfig(restore_classes(classes), rule, tuple(lambdas), budget, forget_data)
+    budget, strengths = GateConfig.from_json(gate).budget, tuple(lambdas)
+    rung = rung if ladder else 0
+    config = PerturbConfig(restore_classes(classes), rule, strengths, budget, forget_data, rung)
     outcome = perturb(
         config,
         Path(model.path),
@@ -329,21 +332,26 @@ def validate(
     report: Output[Artifact],
     base: Input[Model] = None,
     oracles: Input[Artifact] = None,
+    work: Input[Artifact] = None,
+    before: Input[Artifact] = None,
     classes: List[int] = [],
     gate: Dict[str, Any] = {},
+    ladder: bool = False,
+    rung: int = 1,
     code: str = "",
     data: str = "",
-) -> bool:
+) -> NamedTuple("Judged", [("Output", str), ("passed", bool), ("digest", str)]):
     """Judge a model, or an unlearned one beside its base, controls and oracles: the gate.
 
-    Returns whether it passed.
+    `Output` is "passed", "rejected" or, with `ladder`, "climb" to the next rung.
     """
     from pathlib import Path
 
     from expunge.config import GateConfig, restore_classes
     from expunge.formats import files
-    from expunge.steps.validate import validate
+    from expunge.steps.validate import Climb, validate
 
+    climb = Climb(rung, Path(work.path), Path(before.path) if before else None) if ladder else None
     outcome = validate(
         GateConfig.from_json(gate),
         Path(dataset.path),
@@ -352,9 +360,10 @@ def validate(
         base=Path(base.path) if base else None,
         oracles=Path(oracles.path) if oracles else None,
         classes=restore_classes(classes),
+        climb=climb,
     )
     files.write_json(Path(report.path), outcome.to_json())
-    return outcome.passed
+    return (outcome.decision, outcome.passed, files.digest_file(Path(report.path)))
 
 
 @step

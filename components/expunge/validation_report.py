@@ -11,7 +11,7 @@ from typing import Any
 
 from expunge.core.grading.checks import Check
 from expunge.errors import UserError
-from expunge.verdicts import Verdict
+from expunge.verdicts import PASSED, REJECTED, Verdict
 
 SCHEMA = "expunge.validation/1"
 # How the models are named. The held-out oracle is a control: it has to be forgotten.
@@ -22,6 +22,7 @@ UNLEARNED, ORIGINAL, MASK, SOFT_MASK, HELD_OUT = MODELS = (
     "soft-mask",
     "held-out",
 )
+CLIMB = "climb"  # what a report decides beside "passed" and "rejected"
 ORACLES = "oracles"  # beside them, wherever there is a value for each oracle
 _REQUIRED = ("checks", "grade", "passed")
 
@@ -201,12 +202,38 @@ class Depth:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """A rule that a ladder tried: what came of it, and how long it took.
+
+    `rejections` are what kept it from passing, as `Verdict.rejections`. `seconds` is the time of
+    the forget, and `judging_seconds` that of its validation.
+    """
+
+    rule: str
+    grade: str
+    passed: bool
+    rejections: tuple[str, ...]
+    seconds: float
+    judging_seconds: float
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Rung":
+        """Read a rung."""
+        return cls(**{**row, "rejections": tuple(row["rejections"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rung as plain values."""
+        return {**asdict(self), "rejections": list(self.rejections)}
+
+
+@dataclass(frozen=True)
 class ValidationReport:
     """The report of a training or, where `before` is given, of a forget.
 
     `classes` are those to forget, `class_names` and `samples` (test images) are by class index, and
     `data_digest` is the SHA-256 of the test split. `oracles` counts those compared with. `attacks`
-    are by metric. `policy` is what the gate was asked for.
+    are by metric. `policy` is what the gate was asked for. `rungs` are what a ladder has tried,
+    this model's last, and `next_rule` is what it tries now; "" where it ends.
     """
 
     classes: tuple[int, ...]
@@ -222,6 +249,13 @@ class ValidationReport:
     relearning: RelearningCurves | None = None
     depth: Depth = field(default_factory=Depth)
     policy: Mapping[str, Any] = field(default_factory=dict)
+    rungs: tuple[Rung, ...] = ()
+    next_rule: str = ""
+
+    @property
+    def decision(self) -> str:
+        """What a pipeline does next: it goes on to the next rung, promotes, or rejects."""
+        return CLIMB if self.next_rule else PASSED if self.passed else REJECTED
 
     @property
     def passed(self) -> bool:
@@ -268,6 +302,8 @@ class ValidationReport:
             relearning=None if relearning is None else RelearningCurves.from_json(relearning),
             depth=Depth.from_json(document.get("depth") or {}),
             policy=dict(document.get("policy") or {}),
+            rungs=tuple(Rung.from_json(row) for row in document.get("rungs") or []),
+            next_rule=document.get("next_rule", ""),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -283,6 +319,9 @@ class ValidationReport:
         }
         if self.before is None:
             return document | {"passed": self.passed, "grade": self.grade}
+        if self.rungs:  # what forgets without a ladder has no such keys
+            document["rungs"] = [rung.to_json() for rung in self.rungs]
+            document["next_rule"] = self.next_rule
         return document | {
             "before": self.before.to_json(),
             "oracles": self.oracles,

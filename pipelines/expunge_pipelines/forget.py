@@ -9,6 +9,8 @@ from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
 from expunge.config import FORGET_GATE, GateConfig
+from expunge.core.rules import LADDER
+from expunge.validation_report import CLIMB
 from expunge_pipelines.placement import Place
 
 # What the form in Kubeflow's UI is filled with, for a person to change.
@@ -32,6 +34,7 @@ def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComp
         classes: List[int] = [],
         version: int = 0,
         rule: str = "auto",
+        ladder: bool = False,
         lambdas: List[float] = [],
         forget_data: str = "",
         gate: Dict[str, Any] = GATE,
@@ -39,10 +42,11 @@ def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComp
     ) -> None:
         """Forget what is pending of a model, or `requests`; an empty queue ends it at once.
 
-        Nothing is registered unless the gate passes. Images of the classes in source `forget_data`
-        choose how deep replay goes, where none was kept at training. `gate` is a `GateConfig`; what
-        is left out of it has its default. A dry run takes `classes` of `version`, no request, and
-        ends there.
+        Nothing is registered unless the gate passes. With `ladder`, several rules are tried in the
+        order of their cost, until one passes. Images of the classes in source `forget_data` choose
+        how deep replay goes, where none was kept at training. `gate` is a `GateConfig`; what is
+        left out of it has its default. A dry run takes `classes` of `version`, no request, and ends
+        there.
         """
         settled = place(ops.close_requests(name=name, attempts=attempts))
         with dsl.ExitHandler(settled, "requests-are-settled"):
@@ -58,7 +62,7 @@ def build_forget(place: Place, config: PipelineConfig | None = None) -> BaseComp
                 )
             )
             with dsl.If(base.outputs["Output"] == True, "something-to-forget"):  # noqa: E712
-                settings = ForgetSettings(rule, lambdas, forget_data, gate, dry_run)
+                settings = ForgetSettings(rule, ladder, lambdas, forget_data, gate, dry_run)
                 _forget_claimed(place, base, name, settings)
 
     return forget
@@ -69,10 +73,24 @@ class ForgetSettings:
     """How to forget what was claimed: channels of kfp, which stand for the values of a run."""
 
     rule: str
+    ladder: bool
     lambdas: List[float]
     forget_data: str
     gate: Dict[str, Any]
     dry_run: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every rung begins with: the task that claimed, and those that got what it needs."""
+
+    place: Place
+    name: str
+    settings: ForgetSettings
+    base: PipelineTask
+    oracles: PipelineTask
+    data: PipelineTask
+    terms: PipelineTask
 
 
 def _forget_claimed(place: Place, base: PipelineTask, name: str, settings: ForgetSettings) -> None:
@@ -98,57 +116,95 @@ def _forget_claimed(place: Place, base: PipelineTask, name: str, settings: Forge
     terms = place(
         ops.compute_fim(model=base.outputs["model"], classes=classes, code=code, data=digest)
     )
+    _add_rung(Prepared(place, name, settings, base, retrained, data, terms))
+
+
+def _add_rung(given: Prepared, rung: int = 1, before: PipelineTask | None = None) -> None:
+    """Add the tasks of a rung and, inside of a condition, those of the rungs above it.
+
+    Without a ladder the first is all there is. `before` is the validation of the rung below.
+    """
+    place, settings, base = given.place, given.settings, given.base
+    classes, code, digest = (base.outputs[key] for key in ("classes", "code", "digest"))
+    images = given.data.outputs["digest"]
     changed = place(
         ops.perturb(
             model=base.outputs["model"],
-            fisher=terms.outputs["fisher"],
+            fisher=given.terms.outputs["fisher"],
             classes=classes,
             parent=base.outputs["reference"],
-            dataset=data.outputs["dataset"],
+            dataset=given.data.outputs["dataset"],
             rule=settings.rule,
             lambdas=settings.lambdas,
             forget_data=settings.forget_data,
             gate=settings.gate,
+            ladder=settings.ladder,
+            rung=rung,
             code=code,
-            data=f"{digest} {terms.outputs['digest']} {data.outputs['digest']}",
+            data=f"{digest} {given.terms.outputs['digest']} {images}",
         )
     )
     model, unlearned = changed.outputs["unlearned"], changed.outputs["digest"]
     exported = place(ops.export_onnx(model=model, code=code, data=unlearned))
+    earlier = {"before": before.outputs["report"]} if before else {}
+    below = f" {before.outputs['digest']}" if before else ""
     checked = place(
         ops.validate(
-            dataset=data.outputs["dataset"],
+            dataset=given.data.outputs["dataset"],
             model=model,
             onnx=exported.outputs["onnx"],
             base=base.outputs["model"],
-            oracles=retrained.outputs["oracles"],
+            oracles=given.oracles.outputs["oracles"],
+            work=changed.outputs["report"],
             classes=classes,
             gate=settings.gate,
+            ladder=settings.ladder,
+            rung=rung,
             code=code,
-            data=f"{data.outputs['digest']} {unlearned} {exported.outputs['digest']} {digest} "
-            f"{retrained.outputs['digest']}",
+            data=f"{images} {unlearned} {exported.outputs['digest']} {digest} "
+            f"{given.oracles.outputs['digest']}{below}",
+            **earlier,
         )
     )
+    # First, so that the tasks of a run without a ladder have the lower numbers in their names. The
+    # highest rung has the condition as well, for what is said in `_settle`.
+    with dsl.If(checked.outputs["Output"] != CLIMB, f"rung-{rung}-is-the-last"):
+        _settle(given, changed, exported, checked)
+    if rung < len(LADDER):
+        with dsl.Else(f"rung-{rung + 1}"):
+            _add_rung(given, rung + 1, checked)
+
+
+def _settle(
+    given: Prepared, changed: PipelineTask, exported: PipelineTask, checked: PipelineTask
+) -> None:
+    """Add the tasks that report on the last rung, and promote it if it passed."""
+    place, base, model = given.place, given.base, changed.outputs["unlearned"]
     shown = place(
         ops.render_report(validation=checked.outputs["report"], work=changed.outputs["report"])
     )
     recorded = place(
         ops.log_run(
             kind="forget",
-            name=name,
+            name=given.name,
             validation=checked.outputs["report"],
             export=exported.outputs["report"],
             work=changed.outputs["report"],
             page=shown.outputs["page"],
         )
     )
-    passed = checked.outputs["Output"] == True  # noqa: E712 (kfp's condition)
-    with dsl.If(passed, "gate-passed"), dsl.If(settings.dry_run == False, "not-a-dry-run"):  # noqa: E712
-        total = place(ops.compute_fim(model=model, code=code, data=unlearned)).after(recorded)
+    dry_run = given.settings.dry_run
+    # Not by "Output": kfp's local runner finds the value of a task beside a condition by that name
+    # alone, and that of a task outside of an outer condition by any other.
+    passed = checked.outputs["passed"] == True  # noqa: E712 (kfp's condition)
+    with dsl.If(passed, "gate-passed"), dsl.If(dry_run == False, "not-a-dry-run"):  # noqa: E712
+        total = place(
+            ops.compute_fim(model=model, code=base.outputs["code"], data=changed.outputs["digest"])
+        ).after(recorded)
         registered = place(
             ops.register(
                 kind="forget",
-                name=name,
+                name=given.name,
                 model=model,
                 fisher=total.outputs["fisher"],
                 onnx=exported.outputs["onnx"],
@@ -158,7 +214,7 @@ def _forget_claimed(place: Place, base: PipelineTask, name: str, settings: Forge
         )
         place(
             ops.promote(
-                name=name,
+                name=given.name,
                 version=registered.output,
                 expected=base.outputs["version"],
                 token=base.outputs["token"],

@@ -8,6 +8,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from expunge import ops
 from expunge.config import TRAIN_GATE, GateConfig, TrainConfig
+from expunge.verdicts import PASSED
 from expunge_pipelines.placement import Place
 
 # What the form in Kubeflow's UI is filled with, for a person to change.
@@ -71,7 +72,7 @@ def build_train(place: Place, config: PipelineConfig | None = None) -> BaseCompo
                 work=trained.outputs["report"],
             )
         )
-        with dsl.If(checked.outputs["Output"] == True, "gate-passed"):  # noqa: E712 (kfp's condition)
+        with dsl.If(checked.outputs["Output"] == PASSED, "gate-passed"):
             fisher = place(ops.compute_fim(model=model, code=code, data=digest)).after(recorded)
             registered = place(
                 ops.register(

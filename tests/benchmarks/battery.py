@@ -7,16 +7,17 @@
 
 For each class, or several that are forgotten at once (3+8), and each seed of the original: the
 original, both masks, an oracle that is held out, the paper's rule with the paper's lambdas, both
-rules by the codes, calibrated, and replay, whose depth is found by 500 training images of the
-class. Each is judged against three oracles, of which the held-out one is none. Four oracles a case
-are trained, and shared by the seeds: what an original's seed was does not matter to a model that
-never saw it.
+rules by the codes, calibrated, replay, whose depth is found by 500 training images of the class,
+and align, which repairs what replay left on the other classes' training images. Each is judged
+against three oracles, of which the held-out one is none. Four oracles a case are trained, and
+shared by the seeds: what an original's seed was does not matter to a model that never saw it.
 
 Every model is kept in the work folder as soon as it is trained, and every row in `battery.jsonl` as
 soon as it is measured; a run that was stopped goes on where it was. `--train-only` ends there. Rows
 belong to the code that made them: delete the file when the battery has changed. The margins of the
 attacks (`core/attacks`) were set on seed 0 of these models, and the settings of replay on seed 0 of
-MNIST's classes 3, 4 and 8 and of CIFAR-10's 0 and 3 (ResNet-20): other rows are the evidence.
+MNIST's classes 3, 4 and 8 and of CIFAR-10's 0 and 3 (ResNet-20), those of align on seed 0 of class
+3 of both: other rows are the evidence.
 """
 
 import argparse
@@ -59,6 +60,7 @@ METHODS = {
     "paper": {"rule": "paper"},
     "natural": {"rule": "natural"},
     "replay": {"rule": "replay"},
+    "align": {"rule": "align"},
 }
 RECIPES = {
     "mnist": TrainConfig(arch="mlp", epochs=20, schedule="none", t_mix=0.1),

@@ -11,6 +11,7 @@ import yaml
 
 from expunge_pipelines.kubeflow.compile import compile_all
 from expunge_pipelines.kubeflow.settings import ClusterSettings, read_settings
+from expunge_pipelines.kubeflow.task_defaults import RESOURCES
 
 GOLDEN = Path(__file__).parents[1] / "pipelines" / "golden"
 SETTINGS = GOLDEN / "cluster.yaml"
@@ -67,15 +68,19 @@ def executors(file: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]
     containers = spec["deploymentSpec"]["executors"]
     assert set(kubernetes) == set(containers)
     for label, executor in containers.items():
-        step = label.removeprefix("exec-").rstrip("0123456789").rstrip("-")
-        yield step, executor["container"], kubernetes[label]
+        yield name_row(label.removeprefix("exec-")), executor["container"], kubernetes[label]
 
 
 def tasks_of(file: Path) -> list[tuple[str, dict[str, Any]]]:
     """Each step of a compiled pipeline with its task, from every group."""
     spec, _ = documents(file)
     found = _tasks(spec["root"]["dag"], spec)
-    return [(label.rstrip("0123456789").rstrip("-"), task) for label, task in found]
+    return [(name_row(label), task) for label, task in found]
+
+
+def name_row(label: str) -> str:
+    """Return the row of the settings that a task goes by: its own, or that of its step."""
+    return label if label in RESOURCES else label.rstrip("0123456789").rstrip("-")
 
 
 def _tasks(dag: dict[str, Any], spec: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

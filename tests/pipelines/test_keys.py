@@ -154,8 +154,10 @@ def test_a_step_is_cached_if_it_has_ports_for_the_key() -> None:
 
 def test_a_task_that_lacks_a_part_of_its_key_is_found(found: dict[str, list[Task]]) -> None:
     """The walk sees through conditions: each digest is missed that is taken out."""
-    (gate,) = (task for task in found["forget"] if task.step == "validate")
-    assert len(gate.reads()) == 5
+    gates = [task for task in found["forget"] if task.step == "validate"]
+    # those of the upper rungs read the report of the one before as well
+    assert sorted(len(gate.reads()) for gate in gates) == [5, 6, 6]
+    gate = max(gates, key=lambda task: len(task.reads()))
     whole = gate.inputs["parameters"]
     constant = whole["data"]["runtimeValue"]["constant"]
     for channel in CHANNEL.findall(constant):

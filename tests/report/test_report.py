@@ -385,3 +385,16 @@ def test_how_it_was_made() -> None:
     assert "trials made 33" in text
     assert f"SHA-256 of the test split {with_oracles()['data_digest']}" in text
     assert "policy: budget 0.015" in text
+
+
+def test_the_rungs_of_a_ladder_stand_in_a_table() -> None:
+    assert 'id="rungs"' not in render_document(validation(), work())
+    rung = {
+        "rule": "paper", "grade": "hidden", "passed": False, "rejections": ["grade hidden"],
+        "seconds": 0.25, "judging_seconds": 4.0,
+    }  # fmt: skip
+    last = {**rung, "rule": "replay", "grade": "suppressed", "passed": True, "rejections": []}
+    made = render_document({**validation(), "rungs": [rung, last], "next_rule": ""}, work())
+    found = " ".join(Page(made).texts["rungs"].split())
+    assert "1 paper hidden grade hidden 0.2 4.0" in found
+    assert "2 replay suppressed passed 0.2 4.0" in found

@@ -179,6 +179,7 @@ def test_auto_is_replay_where_there_are_statistics_and_the_codes_rules_elsewhere
     assert replay(model, tmp_path, 2)["rule"] == "replay"
     # a rule that is named is taken all the same
     assert forget(model, tmp_path / "named", 2, rule="natural")["rule"] == "natural"
+    assert forget(model, tmp_path / "any", 2, rule="codes")["rule"] in RULES
 
 
 def test_a_stage_of_vectors_is_trained_anew(described: Path, tmp_path: Path) -> None:
@@ -355,7 +356,8 @@ def test_replay_without_statistics_is_refused(model: Path, tmp_path: Path) -> No
     assert not (tmp_path / "unlearned").exists()
 
 
-def test_images_are_refused_where_no_depth_is_needed(described: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="forget data is digits, by which replay finds a depth"):
-        replay(described, tmp_path, 2, forget_data="digits")
-    assert not (tmp_path / "unlearned").exists()
+def test_images_are_not_read_where_no_depth_is_needed(
+    described: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    replay(described, tmp_path, 2, forget_data="folder:/nowhere")
+    assert "folder:/nowhere is not read: the last stage is trained anew" in caplog.text

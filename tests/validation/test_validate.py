@@ -22,8 +22,8 @@ from expunge.formats.files import digest_file, read_json, write_json
 from expunge.formats.model import Codes, ModelInfo, load_model, make_opaque_name, save_model
 from expunge.models.mlp import MLP
 from expunge.steps.export_onnx import export_onnx
-from expunge.steps.validate import validate
-from expunge.validation_report import ValidationReport
+from expunge.steps.validate import Climb, validate
+from expunge.validation_report import CLIMB, ValidationReport
 from expunge.verdicts import Verdict
 
 COUNT, SIDE = 5, 6
@@ -440,3 +440,65 @@ def test_data_that_changed_is_said_and_nothing_is_compared_on_it(
     assert report["passed"]
     with pytest.raises(UserError, match="split test of rows are not those that the model and its"):
         gate(compared, "masked", other, 1, dataset=compared / "both", oracles=compared / "oracles")
+
+
+def climb(
+    root: Path, work: Path, rung: int, *, data: str = "both", model: str = "masked", grade: str
+) -> ValidationReport:
+    """Judge a rung of a ladder and keep its report, which the next reads."""
+    write_json(
+        work / f"work-{rung}.json",
+        {"rule": f"rule-{rung}", "calibration_seconds": 2.0, "perturbation_seconds": 0.5},
+    )
+    report = validate(
+        GateConfig(grade=grade),
+        root / data,
+        root / model,
+        root / f"{model}.onnx",
+        base=root / "good",
+        classes=[1],
+        climb=Climb(
+            rung,
+            work / f"work-{rung}.json",
+            work / f"report-{rung - 1}.json" if rung > 1 else None,
+        ),
+    )
+    write_json(work / f"report-{rung}.json", report.to_json())
+    return report
+
+
+def test_a_ladder_goes_on_until_a_rung_does(root: Path, tmp_path: Path) -> None:
+    """The model has no class statistics, and its data a training split: its rungs are two."""
+    write_data(root / "both", SAMPLES, "train", "test")
+    first = climb(root, tmp_path, 1, grade="suppressed")
+    assert (first.grade, first.decision, first.next_rule) == ("hidden", CLIMB, "align")
+    second = climb(root, tmp_path, 2, grade="suppressed")
+    assert (second.decision, second.next_rule) == ("rejected", "")
+    assert [(rung.rule, rung.grade, rung.rejections) for rung in second.rungs] == [
+        ("rule-1", "hidden", ("grade hidden",)),
+        ("rule-2", "hidden", ("grade hidden",)),
+    ]
+    assert second.rungs[0].seconds == 2.5
+    assert 0 < second.rungs[1].judging_seconds < 60
+    assert ValidationReport.from_json(read_json(tmp_path / "report-2.json")) == second
+    done = climb(root, tmp_path, 1, grade="hidden")
+    assert (done.decision, done.passed, len(done.rungs)) == ("passed", True, 1)
+
+
+def test_a_ladder_ends_where_no_images_are_left_or_nothing_can_be_trusted(
+    root: Path, tmp_path: Path
+) -> None:
+    assert climb(root, tmp_path, 1, data="data", grade="suppressed").decision == "rejected"
+    # an original that does not know the class anyway: no rule could be told from it
+    write_data(root / "both", SAMPLES, "train", "test")
+    write_model(tmp_path / "good", mask(1))
+    report = validate(
+        GateConfig(),
+        root / "both",
+        root / "masked",
+        root / "masked.onnx",
+        base=tmp_path / "good",
+        classes=[1],
+        climb=Climb(1, tmp_path / "work-1.json"),
+    )
+    assert (report.verdict.trustworthy, report.decision) == (False, "rejected")

@@ -1,6 +1,7 @@
 """Forgetting by replay: the last stage is trained anew, or refitted to the depth of each class."""
 
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from expunge.errors import UserError
 from expunge.forgetting.outcome import Forgetting
 from expunge.formats.dataset import DATASET, DatasetInfo, load_dataset_info, save_dataset_info
 from expunge.formats.model import ModelInfo, StoredModel
+
+logger = logging.getLogger(__name__)
 
 # How the last stage was changed.
 ANEW, REFITTED = "trained anew", "refitted"
@@ -87,19 +90,12 @@ def forget_by_replay(
             "rank": statistics.rank,
         }
         if name_family(model.stage) == "vectors":
-            _refuse_images(config)
+            if config.forget_data:
+                logger.warning("%s is not read: the last stage is trained anew", config.forget_data)
             change, own = _train_anew(model, config.classes)
         else:
             change, own = _refit(config, model, dataset)
     return Forgetting(change, work | own)
-
-
-def _refuse_images(config: PerturbConfig) -> None:
-    if config.forget_data:
-        raise UserError(
-            f"forget data is {config.forget_data}, by which replay finds a depth, and this model "
-            "needs none: its last stage is trained anew; leave it out"
-        )
 
 
 def _train_anew(model: "_Opened", classes: tuple[int, ...]) -> tuple[Change, dict[str, Any]]:

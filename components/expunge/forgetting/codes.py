@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from expunge.config import PerturbConfig
+from expunge.core.rules import AUTO, CODES
 from expunge.core.rules.calibrate import calibrate
 from expunge.core.rules.paths import Trial
 from expunge.device import best_device
@@ -30,7 +31,7 @@ def forget_by_codes(config: PerturbConfig, stored: StoredModel, fisher: Path) ->
         classes_K,
         torch.isin(classes_K, torch.tensor(config.classes, device=device)),
         terms=load_forget_terms(fisher, device),
-        rule=config.rule,
+        rule=AUTO if config.rule == CODES else config.rule,
         lambdas=config.lambdas,
         budget=config.budget,
     )

@@ -54,6 +54,7 @@ def render(report: ValidationReport, work: Mapping[str, Any]) -> str:
         attacks=tables.tabulate_attacks(report),
         blocks=tables.tabulate_blocks(report),
         unchecked=tables.list_unchecked(report),
+        rungs=tables.tabulate_rungs(report),
         checks=tables.tabulate_checks(report),
         controls=words.order_controls(report),
         making=tables.tabulate_making(report, work),

@@ -81,6 +81,17 @@ def _format_range(row: AttackRow) -> str:
     return f"{min(oracles):.4g} to {max(oracles):.4g}" if oracles else "none"
 
 
+def tabulate_rungs(report: ValidationReport) -> Table | None:
+    """Return each rule that a ladder tried, the last being this model's; None without a ladder."""
+    rows = []
+    for number, rung in enumerate(report.rungs, start=1):
+        outcome = "passed" if rung.passed else ", ".join(rung.rejections) or "not trusted"
+        seconds = [f"{value:.1f}" for value in (rung.seconds, rung.judging_seconds)]
+        rows.append((str(number), rung.rule, rung.grade, outcome, *seconds))
+    head = ("rung", "rule", "grade", "gate", "seconds to forget", "seconds to judge")
+    return Table(head, tuple(rows)) if rows else None
+
+
 def tabulate_checks(report: ValidationReport) -> list[CheckTexts]:
     """Return every check of the gate in words."""
     rows = []
@@ -129,6 +140,13 @@ def tabulate_making(report: ValidationReport, work: Mapping[str, Any]) -> list[t
         ("distance to the answers on the others, nats", _format_value(work.get("distance"))),
         ("rank of the class statistics", _format_value(work.get("rank"))),
         *_list_depths(work),
+        ("repair started from", work.get("start")),
+        ("steps of the repair", _format_value(work.get("repair_steps"))),
+        (
+            "images of the repair, in shares of those that a training goes through",
+            _format_value(work.get("repair_share")),
+        ),
+        ("loss of the repair, nats", _format_value(work.get("repair_loss"))),
         ("seconds of calibration", _format_value(work.get("calibration_seconds"))),
         ("seconds of the change itself", _format_value(work.get("perturbation_seconds"))),
         ("SHA-256 of the test split", report.data_digest),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 VALIDATION = "validation"
 # Parts of a validation's report that its artifact keeps and that are no metrics: names, sentences,
 # and the curves, whose areas are among the attacks.
-NO_METRICS = ("schema", "checks", "class_names", "reasons", "relearning")
+NO_METRICS = ("schema", "checks", "class_names", "reasons", "relearning", "rungs", "next_rule")
 
 
 def log_run(

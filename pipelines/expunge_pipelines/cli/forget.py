@@ -12,6 +12,7 @@ from expunge_pipelines.cli.options import (
     rule_option,
     runner_option,
     split_list,
+    until_option,
 )
 from expunge_pipelines.cli.output import (
     Result,
@@ -25,6 +26,8 @@ from expunge_pipelines.cli.verdict_tables import (
     print_attacks,
     print_checks,
     print_grade,
+    print_remedy,
+    print_rungs,
     print_verdict,
 )
 
@@ -33,6 +36,7 @@ from expunge_pipelines.cli.verdict_tables import (
 @click.argument("name")
 @click.option("--classes", "class_texts", required=True, help="Classes to forget: 3,5 or names.")
 @rule_option
+@until_option
 @click.option(
     "--lambda1",
     type=float,
@@ -63,6 +67,7 @@ def forget_command(
     name: str,
     class_texts: str,
     rule: str,
+    until: str,
     lambda1: float | None,
     lambda2: float | None,
     forget_data: str,
@@ -76,7 +81,8 @@ def forget_command(
 ) -> int:
     """Forget classes of model NAME in one shot.
 
-    The result becomes champion if the gate passes.
+    The result becomes champion if the gate passes. With --until, rules are tried in the order of
+    their cost, and the first result that passes becomes champion.
     """
     from expunge_pipelines.jobs.forget import forget
 
@@ -84,6 +90,7 @@ def forget_command(
         name,
         split_list(class_texts),
         rule=rule,
+        until=until,
         # One of the two alone is refused by the rule, which says how many it takes.
         lambdas=tuple(value for value in (lambda1, lambda2) if value is not None),
         forget_data=forget_data,
@@ -106,6 +113,8 @@ def print_forgetting(console: Console, value: Result) -> None:
         f"\n[bold]{value['model']}[/bold] version {value['base_version']}: forget "
         f"{format_indices(value['classes'])} by rule {value['rule']}"
     )
+    if value.get("rungs"):
+        print_rungs(console, value)
     print_accuracies(console, value)
     print_checks(console, value)
     if value["attacks"]:
@@ -116,3 +125,5 @@ def print_forgetting(console: Console, value: Result) -> None:
         console.print(f"Request {entry['id']} is {entry['state']}")
     if value["report"]:
         console.print(f"The whole report: {value['report']}", markup=False)
+    if value.get("remedy"):
+        print_remedy(console, value)

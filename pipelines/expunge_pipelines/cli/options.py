@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from expunge.config import GateConfig, TrainConfig
+from expunge.config import NEEDED_GRADES, GateConfig, TrainConfig
 from expunge.core.rules import list_rule_choices
 from expunge.knobs import Knob, list_fields
 from expunge.policy import Policy, load_policy
@@ -39,6 +39,18 @@ def rule_option(command: Command) -> Command:
         default="auto",
         show_default=True,
         help="How the weights are changed; auto is replay if the version has class statistics.",
+    )(command)
+
+
+def until_option(command: Command) -> Command:
+    """Add `--until` to a command, the grade up to which it climbs the ladder."""
+    return click.option(
+        "--until",
+        type=click.Choice(("", *NEEDED_GRADES)),
+        default="",
+        metavar="GRADE",
+        help="Try codes, replay and align in turn, up to this grade: hidden, suppressed or "
+        "forgotten.  [default: one rule]",
     )(command)
 
 

@@ -7,7 +7,13 @@ from expunge.policy import Policy
 from expunge.states import ATTEMPTS
 from expunge_pipelines.cli.exit_codes import find_queue_code
 from expunge_pipelines.cli.forget import print_forgetting
-from expunge_pipelines.cli.options import json_option, policy_options, rule_option, runner_option
+from expunge_pipelines.cli.options import (
+    json_option,
+    policy_options,
+    rule_option,
+    runner_option,
+    until_option,
+)
 from expunge_pipelines.cli.output import (
     Result,
     create_table,
@@ -21,6 +27,7 @@ from expunge_pipelines.cli.output import (
 @click.command("run-requests")
 @click.argument("name", required=False)
 @rule_option
+@until_option
 @click.option(
     "--attempts",
     type=click.IntRange(1, 1000),
@@ -32,7 +39,13 @@ from expunge_pipelines.cli.output import (
 @runner_option
 @json_option
 def run_requests_command(
-    name: str | None, rule: str, attempts: int, policy: Policy, runner: str, as_json: bool
+    name: str | None,
+    rule: str,
+    until: str,
+    attempts: int,
+    policy: Policy,
+    runner: str,
+    as_json: bool,
 ) -> int:
     """Process the pending requests of NAME, or of all models.
 
@@ -43,6 +56,7 @@ def run_requests_command(
     result = run_requests(
         name,
         rule=rule,
+        until=until,
         policy=policy,
         attempts=attempts,
         on_start=print_step,

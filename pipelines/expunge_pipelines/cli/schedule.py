@@ -6,7 +6,13 @@ from rich.text import Text
 
 from expunge.errors import UserError
 from expunge.policy import Policy
-from expunge_pipelines.cli.options import cluster_option, json_option, policy_options, rule_option
+from expunge_pipelines.cli.options import (
+    cluster_option,
+    json_option,
+    policy_options,
+    rule_option,
+    until_option,
+)
 from expunge_pipelines.cli.output import MANY_COLUMNS, Result, create_table, print_result
 from expunge_pipelines.kubeflow.settings import ClusterSettings
 
@@ -22,6 +28,7 @@ COLUMNS = ("model", "cron", "enabled", "version", "parameters", "created_at", "i
 )
 @click.option("--remove", is_flag=True, help="Remove the schedule of NAME.")
 @rule_option
+@until_option
 @policy_options
 @cluster_option
 @json_option
@@ -30,6 +37,7 @@ def schedule(
     cron: str | None,
     remove: bool,
     rule: str,
+    until: str,
     policy: Policy,
     settings: ClusterSettings,
     as_json: bool,
@@ -47,7 +55,7 @@ def schedule(
     if name and cron is not None:
         from expunge_pipelines.jobs.parameters import forget_parameters
 
-        parameters = forget_parameters(rule, policy)
+        parameters = forget_parameters(rule, policy, until=until)
         created = schedules.create_schedule(name, cron, parameters, settings)
         print_result(created, as_json, _print_created)
     elif name and remove:

@@ -24,6 +24,7 @@ from expunge_pipelines.cli.options import (
     recipe_options,
     rule_option,
     split_list,
+    until_option,
 )
 from expunge_pipelines.cli.output import Result, create_table, print_result
 from expunge_pipelines.cli.run_progress import RunProgress
@@ -115,6 +116,7 @@ def train(
 @click.option("--reason", default="", help="Why. It is stored with the request that this files.")
 @by_option
 @rule_option
+@until_option
 @policy_options
 @cluster_option
 @wait_options
@@ -125,6 +127,7 @@ def forget(
     reason: str,
     by: str,
     rule: str,
+    until: str,
     policy: Policy,
     settings: ClusterSettings,
     wait: Wait,
@@ -138,7 +141,14 @@ def forget(
     from expunge_pipelines.kubeflow.submit import submit_forget
 
     started = submit_forget(
-        name, rule, policy, settings, classes=split_list(class_texts), reason=reason, by=by
+        name,
+        rule,
+        policy,
+        settings,
+        until=until,
+        classes=split_list(class_texts),
+        reason=reason,
+        by=by,
     )
     return _report_run(started, wait, as_json)
 

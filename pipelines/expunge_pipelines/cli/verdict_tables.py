@@ -33,6 +33,29 @@ def print_accuracies(console: Console, value: Result) -> None:
     console.print(table)
 
 
+def print_rungs(console: Console, value: Result) -> None:
+    """Print each rule that a ladder tried, the last one being what the other tables are about."""
+    table = create_table("rung", "rule", "grade", "gate", "seconds", "to judge")
+    for number, rung in enumerate(value["rungs"], start=1):
+        failed = ", ".join(rung["rejections"]) or "not trusted"
+        table.add_row(
+            str(number),
+            rung["rule"],
+            rung["grade"],
+            "[green]passed[/green]" if rung["passed"] else f"[bold red]{failed}[/bold red]",
+            f"{rung['seconds']:.1f}",
+            f"{rung['judging_seconds']:.1f}",
+        )
+    console.print(table)
+
+
+def print_remedy(console: Console, value: Result) -> None:
+    """Print what is left to do where no rung of a ladder was enough."""
+    console.print(
+        f"No rung is enough. To train a version without the class: {value['remedy']}", markup=False
+    )
+
+
 def print_checks(console: Console, value: Result) -> None:
     """Print each check with its threshold, and what its failure means."""
     table = create_table("check", "value", "", "threshold", "samples", "verdict", "")

@@ -11,7 +11,7 @@ from expunge.lifecycle.settlement import settle_lost
 from expunge.oracles import check_enough_oracles, check_model_name, compute_recipe_key
 from expunge.policy import Policy
 from expunge_pipelines.jobs.forget_run import ForgetRun
-from expunge_pipelines.jobs.parameters import forget_parameters
+from expunge_pipelines.jobs.parameters import forget_parameters, raise_grade
 from expunge_pipelines.jobs.requests import file_missing_requests, select_classes
 from expunge_pipelines.jobs.sources import absolute_source
 from expunge_pipelines.runners.base import LOCAL
@@ -28,6 +28,7 @@ def forget(
     rule: str = "auto",
     lambdas: tuple[float, ...] = (),
     forget_data: str = "",
+    until: str = "",
     policy: Policy | None = None,
     base_version: int | None = None,
     dry_run: bool = False,
@@ -40,16 +41,17 @@ def forget(
 
     It files a request for them, or takes those that stand for them already, and runs these alone.
     The result is compared with the oracles that there are. Images of the classes in `forget_data`
-    choose how deep rule replay goes, and nothing else. A dry run files and claims nothing. If
-    this is interrupted, or was a mistake, the request that it filed is withdrawn. If it failed,
-    `run_requests` takes the request up again.
+    choose how deep rule replay goes, and nothing else. With a grade in `until`, the rules of the
+    ladder are tried in turn until one is graded so and passes the gate. A dry run files and claims
+    nothing. If this is interrupted, or was a mistake, the request that it filed is withdrawn. If it
+    failed, `run_requests` takes the request up again.
 
     Raises:
         ExpungeError: the request is wrong, waits for approval, is held by another run, or a step
             failed. Nothing was promoted.
     """
     check_model_name(name)
-    policy = policy or Policy()
+    policy = raise_grade(policy or Policy(), until)
     settle_lost(name)
     selection = select_classes(name, class_texts, base_version=base_version)
     base, info, classes = selection.version, selection.info, selection.classes
@@ -61,7 +63,7 @@ def forget(
             "or add --dry-run"
         )
     # Built for its checks alone: a wrong rule or strength is better refused before a run starts.
-    PerturbConfig(classes, rule, lambdas, policy.gate.budget, forget_data)
+    PerturbConfig(classes, rule, lambdas, policy.gate.budget, forget_data, rung=1 if until else 0)
     if forget_data:
         forget_data = absolute_source(forget_data)
     if policy.gate.grade == "forgotten":
@@ -69,7 +71,7 @@ def forget(
         check_enough_oracles(
             name, info, classes, found=oracles, grade=policy.gate.grade, version=base.version
         )
-    parameters = build_parameters(name, rule, policy, lambdas, forget_data)
+    parameters = build_parameters(name, rule, policy, lambdas, forget_data, until=until)
     if dry_run:
         parameters |= {"classes": list(classes), "version": base.version, "dry_run": True}
         return ForgetRun(name, parameters, runner, on_start).measure()
@@ -111,9 +113,12 @@ def build_parameters(
     policy: Policy,
     lambdas: Sequence[float] = (),
     forget_data: str = "",
+    *,
+    until: str = "",
 ) -> dict[str, Any]:
     """Return what a forget pipeline on this machine takes."""
-    return forget_parameters(rule, policy, lambdas=lambdas, forget_data=forget_data) | {
+    given = forget_parameters(rule, policy, lambdas=lambdas, forget_data=forget_data, until=until)
+    return given | {
         "name": name,
         "lease_seconds": LEASE_SECONDS,
         "attempts": states.ATTEMPTS,

@@ -6,6 +6,7 @@ from typing import Any
 
 from expunge import ledger, registry
 from expunge.errors import RefusedError
+from expunge.formats.model import ModelInfo
 from expunge.oracles import spell_request
 from expunge_pipelines.jobs.mlflow_run import (
     export_page,
@@ -145,6 +146,7 @@ class ForgetRun:
             "before": validation["before"],
             "after": validation["after"],
             **{key: validation[key] for key in _VERDICT},
+            **self._describe_ladder(validation, info, classes),
             "version": find_registered_version(self.name, mlflow_run),
             "dry_run": False,
             "report": export_page(self.name, mlflow_run, retained),
@@ -153,3 +155,13 @@ class ForgetRun:
             "seconds": dict(local_run.seconds),
             "total_seconds": local_run.total,
         }
+
+    def _describe_ladder(
+        self, validation: Mapping[str, Any], info: ModelInfo, classes: Sequence[int]
+    ) -> dict[str, Any]:
+        """Return what a ladder tried and, where no rung was enough, what is left to do."""
+        if not validation.get("rungs"):
+            return {}
+        request = spell_request(self.name, info, classes).replace("--classes", "--without")
+        remedy = None if validation["passed"] else f"expunge train {request} ..."
+        return {"rungs": validation["rungs"], "remedy": remedy}

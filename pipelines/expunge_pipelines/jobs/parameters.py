@@ -7,11 +7,15 @@ from typing import Any
 from expunge.config import (
     BASE_CHECKS,
     FORGET_GATE,
+    NEEDED_GRADES,
     ORACLE_RECIPE,
     TRAIN_GATE,
     GateConfig,
     TrainConfig,
+    check_ladder,
 )
+from expunge.core.grading.grades import at_least
+from expunge.knobs import check_choice
 from expunge.policy import Policy
 from expunge.steps.plan_training import SERVING
 
@@ -39,20 +43,48 @@ def train_parameters(
 
 
 def forget_parameters(
-    rule: str, policy: Policy, *, lambdas: Sequence[float] = (), forget_data: str = ""
+    rule: str,
+    policy: Policy,
+    *,
+    lambdas: Sequence[float] = (),
+    forget_data: str = "",
+    until: str = "",
 ) -> dict[str, Any]:
-    """Return what the forget pipeline takes of a rule, its settings and a policy."""
-    gate = policy.gate
+    """Return what the forget pipeline takes of a rule, its settings and a policy.
+
+    With a grade in `until`, it climbs the ladder up to that grade, or to the policy's if that is
+    higher.
+
+    Raises:
+        UserError: a rule is named beside a ladder.
+    """
+    gate = raise_grade(policy, until).gate
+    if until:
+        check_ladder(rule)
     if set(gate.block) == set(BASE_CHECKS):
         # In the default's order, for a schedule to find that it is the default.
         gate = replace(gate, block=BASE_CHECKS)
     return {
         "approval": policy.approval,
         "rule": rule,
+        "ladder": bool(until),
         "lambdas": list(lambdas),
         "forget_data": forget_data,
         "gate": gate.to_json(FORGET_GATE),
     }
+
+
+def raise_grade(policy: Policy, until: str) -> Policy:
+    """Return the policy that asks for a grade of `until` at least; an empty text changes nothing.
+
+    Raises:
+        UserError: it is no grade that a policy could ask for.
+    """
+    if not until:
+        return policy
+    check_choice("until", until, NEEDED_GRADES)
+    higher = until if at_least(until, policy.gate.grade) else policy.gate.grade
+    return replace(policy, gate=replace(policy.gate, grade=higher))
 
 
 def oracle_parameters(

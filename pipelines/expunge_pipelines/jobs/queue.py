@@ -22,6 +22,7 @@ def run_requests(
     name: str | None = None,
     *,
     rule: str = "auto",
+    until: str = "",
     policy: Policy | None = None,
     attempts: int = states.ATTEMPTS,
     on_start: Callable[[str], None] = lambda _: None,
@@ -29,9 +30,10 @@ def run_requests(
 ) -> dict[str, Any]:
     """Process what is pending, of one model or of all, until nothing is.
 
-    A run that fails ends the work on its model, and its requests wait for the next call. The
-    document has `runs`, one document for each run. It has `requests` too: what was pending or
-    claimed at the start or was filed since, as it stands now.
+    With a grade in `until`, each run climbs the ladder. A run that fails ends the work on its
+    model, and its requests wait for the next call. The document has `runs`, one document for each
+    run. It has `requests` too: what was pending or claimed at the start or was filed since, as it
+    stands now.
 
     Raises:
         UserError: there is no such model.
@@ -40,7 +42,8 @@ def run_requests(
         check_model_name(name)
         if not registry.has_model(name):
             registry.resolve(name)  # raises, with the names that are known
-    parameters = build_parameters("", rule, policy or Policy()) | {"attempts": attempts}
+    parameters = build_parameters("", rule, policy or Policy(), until=until)
+    parameters["attempts"] = attempts
     queued = {entry.model for entry in ledger.list_requests(states=_QUEUED)}
     # Models without a request too: their aliases are reconciled, and what died is settled.
     models = [name] if name else sorted(queued | set(ledger.list_champion_models()))

@@ -46,6 +46,8 @@ def place_on_cluster(settings: ClusterSettings = ClusterSettings()) -> Place:  #
 
     def place(task: PipelineTask) -> PipelineTask:
         name = task.component_spec.name
+        # a step that stands several times in a pipeline may have rows of its own for some
+        name = task.name if task.name in settings.resources else name
         wanted = settings.resources[name]
         trainer = name == TRAINING and bool(settings.training.claim)
         task.set_caching_options(wanted.cached)

@@ -39,6 +39,7 @@ DRIVER = "-driver"
 NODES = re.compile(
     r"expunge-.*|root|executor.*|iteration.*|for-loop-.*|condition-.*|exit-handler-.*|.*\.onExit"
 )
+COPY = re.compile(r"-\d+$")  # of a step that stands several times in a pipeline
 # What a task is called that has several nodes (of a loop): the first of these that one of them is.
 WORST = (FAILED, CANCELED, CANCELING, RUNNING, PAUSED, PENDING, SUCCEEDED, SKIPPED)
 
@@ -140,7 +141,7 @@ def _build_document(kfp_run: Any) -> dict[str, Any]:
 
 
 def _judge_outcome(kfp_run: Any, state: str, tasks: Iterable[Mapping[str, Any]]) -> str | None:
-    states = {task["name"]: task["state"] for task in tasks}
+    states = _merge_copies(tasks)
     if state not in ENDED:
         return None
     if state != SUCCEEDED:  # Argo calls what was terminated failed
@@ -154,6 +155,18 @@ def _judge_outcome(kfp_run: Any, state: str, tasks: Iterable[Mapping[str, Any]])
         over = SUCCEEDED in map(states.get, RECORDING) and states.get("register") != SUCCEEDED
         return REJECTED if over else UNKNOWN
     return NOTHING_TO_DO if states.get("claim-requests") == SUCCEEDED else DONE
+
+
+def _merge_copies(tasks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the state of each step: of one that stands several times, as in a ladder, the first
+    that is not skipped.
+    """
+    states: dict[str, str] = {}
+    for task in tasks:
+        name = COPY.sub("", task["name"])
+        if states.get(name, SKIPPED) == SKIPPED:
+            states[name] = task["state"]
+    return states
 
 
 def _list_tasks(details: Iterable[Any]) -> list[dict[str, Any]]:

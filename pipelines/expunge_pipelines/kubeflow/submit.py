@@ -66,6 +66,7 @@ def submit_forget(
     policy: Policy,
     settings: ClusterSettings,
     *,
+    until: str = "",
     classes: Sequence[str] = (),
     reason: str = "",
     by: str = "",
@@ -73,7 +74,8 @@ def submit_forget(
     """Start the forget pipeline for model `name` on the cluster, for all that is pending.
 
     With `classes` it files a request for them in the team's ledger, or takes those that stand for
-    them already, and runs these alone. The result is that of `submit_train`, and `requests`.
+    them already, and runs these alone. With a grade in `until` the run climbs the ladder. The
+    result is that of `submit_train`, and `requests`.
 
     Raises:
         UserError: the request is wrong, or the team's ledger and registry are not named.
@@ -87,7 +89,7 @@ def submit_forget(
         _check_shared()
     elif reason:
         raise UserError("--reason is given without --classes; name the classes that it is for")
-    parameters = forget_parameters(rule, policy)
+    parameters = forget_parameters(rule, policy, until=until)
     client = connect()
     version = ensure_version(client, "forget", parameters, settings)[0]
     asked = []

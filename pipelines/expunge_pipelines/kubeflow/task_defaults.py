@@ -94,4 +94,8 @@ RESOURCES: Mapping[str, Resources] = {
     # More often than others: what it does not settle waits for the lease to run out. That happens
     # all the same where its pod is deleted with the node, which KFP 2.17 does not try again.
     "close-requests": Resources("1", "2Gi", mlflow=True, s3=True, retries=5),
+    # The second and the third rung of a ladder, the first being `perturb`. Rule align, which either
+    # may be, goes through some percent of the images that a training does.
+    "perturb-2": Resources("4", "16Gi", gpus=1, cached=True, timeout_seconds=DAY),
+    "perturb-3": Resources("4", "16Gi", gpus=1, cached=True, timeout_seconds=DAY),
 }

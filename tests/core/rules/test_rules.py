@@ -66,7 +66,7 @@ def test_a_rule_is_a_file_and_a_line(rule: str) -> None:
 def test_every_rule_loads_and_leaves_little_of_a_code() -> None:
     for name in RULES:
         assert 0 < load_rule(name).sufficient < 0.1
-    assert list_rule_choices() == ["auto", "replay", *RULES]
+    assert list_rule_choices() == ["auto", "codes", "replay", "align", *RULES]
 
 
 def test_an_unknown_rule_is_a_callers_bug() -> None:

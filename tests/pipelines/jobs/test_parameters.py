@@ -126,3 +126,25 @@ def test_the_parameters_of_a_run_are_flat() -> None:
         flat = flatten_parameters(parameters)
         assert len(flat) == len(parameters) - len(dicts) + sum(map(len, dicts))
         assert not [key for key, value in flat.items() if isinstance(value, dict)]
+
+
+@pytest.mark.parametrize(
+    ("until", "policy", "grade"),
+    [
+        ("", "hidden", "hidden"),
+        ("suppressed", "hidden", "suppressed"),
+        ("hidden", "suppressed", "suppressed"),
+        ("forgotten", "suppressed", "forgotten"),
+    ],
+)
+def test_a_ladder_asks_for_the_higher_of_two_grades(until: str, policy: str, grade: str) -> None:
+    given = forget_parameters("auto", Policy(GateConfig(grade=policy)), until=until)
+    assert (given["gate"]["grade"], given["ladder"]) == (grade, bool(until))
+
+
+def test_a_ladder_takes_neither_a_rule_nor_a_grade_that_is_none() -> None:
+    with pytest.raises(UserError, match=r"rule is 'natural', and a ladder \(--until\) tries codes"):
+        forget_parameters("natural", Policy(), until="hidden")
+    text = "until is 'failed'; expected one of hidden, suppressed, forgotten"
+    with pytest.raises(UserError, match=text):
+        forget_parameters("auto", Policy(), until="failed")

@@ -138,7 +138,8 @@ def test_every_step_has_the_image_of_the_settings(bare: Path, site: Path, name: 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_settings_reach_every_step(site: Path, name: str) -> None:
     """What `golden/cluster.yaml` says, by hand, and not by way of the code that reads it."""
-    gpus = {"train": "4", "compute-fim": "2", "perturb": "1", "validate": "1"}
+    # each rung of a ladder has its own, the first none
+    gpus = {"train": "4", "compute-fim": "2", "perturb-2": "1", "perturb-3": "3", "validate": "1"}
     for step, container, kubernetes in executors(site / f"{name}.yaml"):
         assert kubernetes["imagePullPolicy"] == "IfNotPresent"
         pulls = [row["secretName"] for row in kubernetes["imagePullSecret"]]

@@ -32,6 +32,13 @@ def states(found: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("state", "tasks", "outcome"),
     [
+        # of a ladder: what the last rung came to
+        (
+            "SUCCEEDED",
+            {**CLAIMED, "log-run-2": "SUCCEEDED", "promote-2": "SUCCEEDED"},
+            "promoted",
+        ),
+        ("SUCCEEDED", {**VALIDATED, "log-run": "SKIPPED", "log-run-3": "SUCCEEDED"}, "rejected"),
         ("PENDING", {}, None),
         ("RUNNING", {"train": "RUNNING"}, None),
         ("PAUSED", {"train": "RUNNING"}, None),

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from command import command
 
+from expunge.core.rules import LADDER
 from expunge.errors import UserError
 from expunge.ops import IMAGE, STEPS
 from expunge_pipelines.kubeflow.settings import (
@@ -60,7 +61,9 @@ def refused(file: Path, text: str) -> str:
 
 
 def test_every_step_has_resources() -> None:
-    assert set(RESOURCES) == {component.name for component in STEPS.values()}
+    steps = {component.name for component in STEPS.values()}
+    # the upper rungs of a ladder have rows of their own
+    assert set(RESOURCES) == steps | {f"perturb-{rung}" for rung in range(2, len(LADDER) + 1)}
 
 
 def test_no_file_and_an_empty_one_are_the_defaults(file: Path) -> None:
@@ -72,7 +75,7 @@ def test_no_file_and_an_empty_one_are_the_defaults(file: Path) -> None:
 def test_the_example_says_what_the_defaults_are(file: Path) -> None:
     expected = ClusterSettings(image=IMAGE)
     assert read_settings(str(EXAMPLE)) == expected
-    row = re.compile(r"^  # ([a-z-]+: \{cpu)", re.MULTILINE)
+    row = re.compile(r"^  # ([a-z0-9-]+: \{cpu)", re.MULTILINE)
     text, rows = row.subn(r"  \1", EXAMPLE.read_text())
     assert rows == len(RESOURCES)
     settings = read(file, text)

@@ -94,6 +94,7 @@ def test_a_forget_takes_what_is_pending(server: KfpServer) -> None:
     assert sent(server) == {
         "name": "digits",
         "rule": "natural",
+        "ladder": False,
         "lambdas": [],
         "forget_data": "",
         "gate": {
@@ -120,6 +121,17 @@ def test_a_policy_reaches_the_pipeline(server: KfpServer, tmp_path: Path) -> Non
     }
     wanted = {"grade": "forgotten", "block": ["forget_error", "relearning"], "approval": True}
     assert found == wanted
+
+
+def test_a_ladder_reaches_the_pipeline_with_the_grade_that_it_climbs_to(
+    server: KfpServer, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("grade: hidden\n")
+    assert command(*FORGET, "--policy", str(policy), "--until", "suppressed")[0] == 0
+    given = sent(server)
+    assert (given["ladder"], given["rule"]) == (True, "auto")
+    assert given["gate"]["grade"] == "suppressed"
 
 
 def test_two_runs_share_a_version_and_an_experiment(server: KfpServer) -> None:

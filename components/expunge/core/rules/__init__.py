@@ -1,14 +1,16 @@
 """Rules of forgetting: how the weights change.
 
-`replay` refits the last stage on draws from class statistics (`rules.replay`). The others go by the
-codes: each proposes changes of the weights, and the calibration picks one (`rules.calibrate`).
+`replay` refits the last stage on draws from class statistics (`rules.replay`), and `align` repairs
+it on retained images afterwards (`rules.align`). The others go by the codes: each proposes changes
+of the weights, and the calibration picks one (`rules.calibrate`).
 
 To add a rule of the second kind, write one file in this folder and one line in `RULES`. The file
 defines a `Rule`: how little probability a forgotten code may keep, and a function from `RuleInputs`
 to the paths that the rule proposes (`paths.WeightPath`: for each strength a change of the weights).
-Search, measurement, the command's `--rule` and the settings' check read `RULES`. `auto` is replay
-where a model has statistics of the classes, and else tries every rule in `RULES`. A rule that reads
-more than weights and Fisher terms adds an optional field to `RuleInputs`.
+Search, measurement, the command's `--rule` and the settings' check read `RULES`. `codes` tries
+every rule in `RULES`; `auto` is replay where a model has statistics of the classes, and else
+`codes`. A rule that reads more than weights and Fisher terms adds an optional field to
+`RuleInputs`.
 
 This module imports no torch: the command offers the names before torch is needed.
 """
@@ -33,7 +35,11 @@ RULES = {
     "natural": "expunge.core.rules.natural:RULE",
 }
 AUTO = "auto"
+CODES = "codes"
 REPLAY = "replay"
+ALIGN = "align"
+# In the order of their cost: what a ladder tries, rung by rung.
+LADDER = (CODES, REPLAY, ALIGN)
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,8 @@ class Rule:
 
 
 def list_rule_choices() -> list[str]:
-    """Return what a user may name as the rule: `auto`, `replay`, then the rules by the codes."""
-    return [AUTO, REPLAY, *RULES]
+    """Return what a user may name as the rule: `auto`, the ladder's, and the rules by the codes."""
+    return [AUTO, *LADDER, *RULES]
 
 
 def load_rule(name: str) -> Rule:
