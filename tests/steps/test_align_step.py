@@ -14,7 +14,7 @@ from tiny_data import write_tiny
 
 from expunge.config import PerturbConfig
 from expunge.core.epoch import normalise
-from expunge.core.rules import RULES
+from expunge.core.rules import RULES, anew
 from expunge.core.rules.align import SHARE, plan_steps
 from expunge.core.stages import open_stage
 from expunge.data.sources import SOURCES
