@@ -91,7 +91,7 @@ def main() -> None:
         if not given.train_only:
             rows += _judged_case(given, originals, oracles, classes)
     if rows:
-        _print_tables(rows)
+        _print_tables(rows, given.methods)
 
 
 def _options() -> argparse.Namespace:
@@ -99,6 +99,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("data_set", choices=RECIPES)
     made.add_argument("--classes", type=_read_case, nargs="*", default=[(i,) for i in range(10)])
     made.add_argument("--seeds", type=int, help="of the original; 3 for mnist, 1 for cifar10")
+    made.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     made.add_argument("--train-only", action="store_true")
     given = made.parse_args()
     given.epochs = given.epochs or RECIPES[given.data_set].epochs
@@ -133,7 +134,7 @@ def _judged_case(
     path = given.work / "battery.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     known = {row["key"]: row for row in map(json.loads, lines)}
-    names, case = [*CONTROLS, *METHODS], name_case(classes)
+    names, case = [*CONTROLS, *given.methods], name_case(classes)
     wanted = {
         (seed, name): f"{case} {model.name} {name}"
         for seed, model in enumerate(originals)
@@ -183,8 +184,8 @@ def _judge(
     held_out = seed % len(oracles)
     models["oracle"] = oracles[held_out]
     reports, tests = {}, {"original": _measure_test(given.work, stored, module)}
-    for name, settings in METHODS.items():
-        own = dict(settings)
+    for name in given.methods:
+        own = dict(METHODS[name])
         if "lambdas" in own:
             own["lambdas"] = PAPER_LAMBDAS[given.data_set != "mnist"]
         changed, reports[name] = _unlearned(given.work, model, bench.forget, own)
@@ -282,8 +283,8 @@ def _verdicts(rows: Mapping[str, dict[str, Any]]) -> str:
     return ", ".join(f"{name} {row['grade']}" for name, row in rows.items())
 
 
-def _print_tables(rows: Sequence[dict[str, Any]]) -> None:
-    names = [*CONTROLS, *METHODS]
+def _print_tables(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> None:
+    names = [*CONTROLS, *methods]
     plain = ("E_F", "A_R", "A_R change", "worst class", "seconds")
     print(f"\n| model | cases | {' | '.join((*GRADES, *plain, *METRICS))} |")
     print("| --- " * (2 + len(GRADES) + len(plain) + len(METRICS)) + "|")
