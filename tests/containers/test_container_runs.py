@@ -26,7 +26,7 @@ NAME, GONE = "digits", 3
 EPOCHS = 60
 RECIPE = ["--data", "digits", "--arch", "mlp", "--batch-size", "32"]
 RECIPE += ["--epochs", str(EPOCHS), "--lr", "0.05"]
-PATIENCE = 120.0  # seconds for a step to start
+PATIENCE = 300.0  # seconds for a step to start, a few others before it
 Run = Callable[..., str]
 
 

@@ -196,6 +196,27 @@ def test_a_stage_of_vectors_is_trained_anew(described: Path, tmp_path: Path) -> 
     assert (after.module(drawn).argmax(dim=1) != 2).all()
 
 
+def test_a_small_stage_is_trained_on_one_thread(
+    described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that share their cores with others took twenty times as long."""
+    seen = []
+
+    def look(*given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return train_anew(*given)
+
+    train_anew = by_replay.train_anew
+    monkeypatch.setattr(by_replay, "train_anew", look)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        replay(described, tmp_path, 2)
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_nothing_of_the_class_is_left_in_the_folder(described: Path, tmp_path: Path) -> None:
     """Neither its code nor its Gaussian, nor its depth nor its name."""
     replay(described, tmp_path, 2)

@@ -12,12 +12,12 @@ from tiny_data import write_tiny
 from torch import nn
 
 from expunge.config import AFTERWARDS, TrainConfig
+from expunge.device import is_small
 from expunge.formats.dataset import DatasetInfo, SplitInfo, load_dataset_info
 from expunge.models import build_model
 from expunge.training.build import (
     _build_recipe,
     _share_statistics,
-    is_small,
 )
 from expunge.training.checkpoints import compute_checkpoint_key
 

@@ -18,7 +18,7 @@ from expunge.core.rules.paths import Change
 from expunge.core.stages import Stage, UntraceableError, find_stage, open_stage
 from expunge.core.statistics import ClassStatistics
 from expunge.data.batches import Share, Split, choose_augmentation, open_split
-from expunge.device import best_device, deterministic
+from expunge.device import best_device, deterministic, few_threads
 from expunge.errors import UserError
 from expunge.forgetting.by_replay import SPLIT, forget_by_replay, uses_replay
 from expunge.forgetting.outcome import Forgetting
@@ -63,12 +63,13 @@ def forget_by_align(
             steps=images.plan.steps,
             seed=derive_seed(SEED, "noise"),  # apart from that of anybody's weights
         )
-        loss = align.align(
-            _open_part(module, stage, stored.info),
-            _open_part(student, _split(student, stored, stage.cut.name), stored.info),
-            images.enter(stage),
-            repair,
-        )
+        with few_threads(module, images.plan.batch):
+            loss = align.align(
+                _open_part(module, stage, stored.info),
+                _open_part(student, _split(student, stored, stage.cut.name), stored.info),
+                images.enter(stage),
+                repair,
+            )
     return Forgetting(
         _subtract(student, module),
         {

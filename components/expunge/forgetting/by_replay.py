@@ -25,7 +25,7 @@ from expunge.core.stages import Stage, UntraceableError, name_family, open_stage
 from expunge.core.statistics import ClassStatistics
 from expunge.data.batches import open_split
 from expunge.data.sources import find_loader
-from expunge.device import best_device, deterministic
+from expunge.device import best_device, deterministic, few_threads
 from expunge.errors import UserError
 from expunge.forgetting.outcome import Forgetting
 from expunge.formats.dataset import DATASET, DatasetInfo, load_dataset_info, save_dataset_info
@@ -100,9 +100,9 @@ def forget_by_replay(
 
 def _train_anew(model: "_Opened", classes: tuple[int, ...]) -> tuple[Change, dict[str, Any]]:
     """Return the change to a stage that never saw the classes, and its part of the report."""
-    trained = train_anew(
-        model.module, model.stage, model.statistics, model.make_task(classes), model.codes
-    )
+    task = model.make_task(classes)
+    with few_threads(model.module, BATCH):
+        trained = train_anew(model.module, model.stage, model.statistics, task, model.codes)
     change = compute_change(model.module, trained.parameters, trained.head)
     return change, {"way": ANEW, "distance": trained.loss, "sufficient": True}
 

@@ -17,6 +17,7 @@ from expunge.core.codes import draw_codes
 from expunge.core.epoch import Inputs, derive_seed
 from expunge.core.precision import choose_precision
 from expunge.data.batches import open_split
+from expunge.device import is_small
 from expunge.formats.dataset import DatasetInfo
 from expunge.formats.pretrained import (
     SUFFIXES,
@@ -32,10 +33,6 @@ from expunge.training.start import check_start, open_start
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # accelerate's names
 
-# Products in a step's forward pass up to which a network of matrices alone computes on one thread.
-# On two cores, batch 128, medians: 64-1000-10 0.8 ms on one thread and 1.2 ms on two; 784-1000-10
-# 10 ms and 30 ms while others compute as well, since each short operation waits for every thread.
-ONE_THREAD = 2**27
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +122,6 @@ def _share_statistics(module: nn.Module, accelerator: Accelerator) -> nn.Module:
         return module
     convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
     return convert(module)
-
-
-def is_small(module: nn.Module, batch_size: int) -> bool:
-    """Return whether a CPU is better off with one thread for it."""
-    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
-    return not convolves and batch_size * sum(p.numel() for p in module.parameters()) <= ONE_THREAD
 
 
 def _draw_inputs(config: TrainConfig, info: DatasetInfo, device: torch.device) -> Inputs:
