@@ -24,7 +24,7 @@ SOURCES = [*ROOT.glob("components/**/*.py"), *ROOT.glob("pipelines/**/*.py")]
 COMMANDS = dict(documents.walk_commands(cli))
 FLAG = r"(?<![\w-])--[a-z][a-z0-9-]+"
 # Those of mlflow, curl, pip, docker and the benchmarks.
-FOREIGN = {"--help", "--work", "--env-manager", "--backend-store-uri", "--now"}
+FOREIGN = {"--help", "--work", "--methods", "--env-manager", "--backend-store-uri", "--now"}
 
 
 def flags_of(command: click.Command) -> set[str]:
