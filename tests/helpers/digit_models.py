@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from expunge.core.codes import draw_codes
-from expunge.core.heads import Head, observe
+from expunge.core.heads import Head, observe, read_head
 from expunge.core.rules.replay import Replay, Task
 from expunge.core.stages import Stage, find_stage
 from expunge.core.statistics import ClassStatistics, fit_gaussian
@@ -148,3 +148,25 @@ def measure_accuracy(made: Trained, model: nn.Module, without: tuple[int, ...]) 
     images_NCHW, labels_N = made.test
     kept_N = ~torch.isin(labels_N, torch.tensor(without))
     return float((predict(model, images_NCHW[kept_N]) == labels_N[kept_N]).float().mean())
+
+
+def check_forgotten(
+    made: Trained, after: nn.Module, classes: tuple[int, ...], *, may_lose: float
+) -> None:
+    """Check that the classes left the body, and that the others and their codes stayed.
+
+    `may_lose` is how much accuracy on the others it may cost, a fraction.
+    """
+    original = read_head(made.model, CLASSES)
+    for index in classes:
+        assert measure_named(made, made.model, index) > 0.8
+        assert measure_named(made, made.model, index, original) > 0.8
+        assert measure_named(made, after, index) == 0
+        # the head as it was does not find the class either
+        assert measure_named(made, after, index, original) <= allow_named(made, index)
+    before_accuracy = measure_accuracy(made, made.model, classes)
+    assert before_accuracy > 0.95
+    assert measure_accuracy(made, after, classes) >= before_accuracy - may_lose
+    codes_KCHW, classes_K = made.codes
+    retained_K = ~torch.isin(classes_K, torch.tensor(classes))
+    assert torch.equal(predict(after, codes_KCHW)[retained_K], classes_K[retained_K])

@@ -199,7 +199,7 @@ def test_a_stage_of_vectors_is_trained_anew(described: Path, tmp_path: Path) -> 
 def test_a_small_stage_is_trained_on_one_thread(
     described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two that share their cores with others took twenty times as long."""
+    """Two that share their cores with others wait for each other at each short operation."""
     seen = []
 
     def look(*given: Any) -> Any:

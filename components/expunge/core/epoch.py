@@ -134,6 +134,17 @@ def normalise(images_NHWC: Tensor, mean_C: Tensor, std_C: Tensor) -> Tensor:
     return ((images_NHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2)
 
 
+def prepare_images(batch: Batch, inputs: Inputs) -> Tensor:
+    """Return a batch as images_NCHW for the model: normalised, and with codes where it says so."""
+    return replace_by_codes(
+        normalise(batch.images_NHWC, inputs.mean_C, inputs.std_C),
+        batch.labels_N,
+        inputs.codes_KCHW,
+        inputs.classes_K,
+        replaced_N=batch.replaced_N,
+    )
+
+
 def train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -176,15 +187,8 @@ def train_epoch(
     for step, (batch, rate) in enumerate(zip(batches, rates, strict=True)):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        images_NCHW = replace_by_codes(
-            normalise(batch.images_NHWC, inputs.mean_C, inputs.std_C),
-            batch.labels_N,
-            inputs.codes_KCHW,
-            inputs.classes_K,
-            replaced_N=batch.replaced_N,
-        )
         optimizer.zero_grad()
-        logits_NC = model(images_NCHW)
+        logits_NC = model(prepare_images(batch, inputs))
         loss = functional.cross_entropy(logits_NC, batch.labels_N, reduction="sum")
         backward(loss * (processes / batch.total))
         optimizer.step()

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.config import PerturbConfig, TrainConfig
-from expunge.core.codes import replace_by_codes
-from expunge.core.epoch import batch_bounds, derive_seed, draw_epoch, normalise
+from expunge.core.epoch import Inputs, batch_bounds, derive_seed, draw_epoch, prepare_images
 from expunge.core.heads import find_head_name
 from expunge.core.rules import ALIGN, AUTO, align
 from expunge.core.rules.paths import Change
@@ -120,10 +119,7 @@ class _RetainedImages:
     data: DatasetInfo
     split: Split
     classes: tuple[int, ...]
-    codes_KCHW: Tensor
-    classes_K: Tensor
-    mean_C: Tensor
-    std_C: Tensor
+    inputs: Inputs
     epochs: int
     t_mix: float
     augment: str
@@ -142,10 +138,12 @@ class _RetainedImages:
             data=data,
             split=open_split(cast(Path, dataset), data, SPLIT, device, without=gone),
             classes=retain,
-            codes_KCHW=stored.codes.images_KCHW[kept_K].to(device),
-            classes_K=stored.codes.classes_K[kept_K].to(device),
-            mean_C=torch.tensor(info.mean, device=device),
-            std_C=torch.tensor(info.std, device=device),
+            inputs=Inputs(
+                mean_C=torch.tensor(info.mean, device=device),
+                std_C=torch.tensor(info.std, device=device),
+                codes_KCHW=stored.codes.images_KCHW[kept_K].to(device),
+                classes_K=stored.codes.classes_K[kept_K].to(device),
+            ),
             # a model from elsewhere may not say how it was trained
             epochs=int(info.settings.get("epochs", TrainConfig.epochs)),
             t_mix=float(info.settings.get("t_mix", TrainConfig.t_mix)),
@@ -180,15 +178,8 @@ class _RetainedImages:
             draws = draw_epoch(self.count, self.t_mix, generator)
             bounds = self._bounds[:left]
             for batch in self.split.train_batches(draws, bounds, augment, Share()):
-                images_NCHW = replace_by_codes(
-                    normalise(batch.images_NHWC, self.mean_C, self.std_C),
-                    batch.labels_N,
-                    self.codes_KCHW,
-                    self.classes_K,
-                    replaced_N=batch.replaced_N,
-                )
                 with torch.no_grad():
-                    entering = stage.enter(images_NCHW)
+                    entering = stage.enter(prepare_images(batch, self.inputs))
                 yield entering, batch.labels_N
             left, epoch = left - len(bounds), epoch + 1
 

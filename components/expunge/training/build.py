@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from expunge.core.codes import draw_codes
 from expunge.core.epoch import Inputs, derive_seed
 from expunge.core.precision import choose_precision
 from expunge.data.batches import open_split
-from expunge.device import is_small
+from expunge.device import few_threads
 from expunge.formats.dataset import DatasetInfo
 from expunge.formats.pretrained import (
     SUFFIXES,
@@ -49,15 +49,14 @@ def open_session(config: TrainConfig, info: DatasetInfo, dataset: Path) -> Itera
     on_cpu = not torch.cuda.is_available()
     device = torch.device("cpu" if on_cpu else "cuda")
     precision = choose_precision(config.precision, device)
-    threads = torch.get_num_threads()
     accelerator = Accelerator(mixed_precision=MIXED[precision], cpu=on_cpu)
     try:
         device = accelerator.device
-        with torch.random.fork_rng(devices=[] if on_cpu else [device]):
+        with ExitStack() as settings:
+            settings.enter_context(torch.random.fork_rng(devices=[] if on_cpu else [device]))
             module, start = _initialise_model(config, info)
             # Before the first step, and for its whole length: sums depend on the number of threads.
-            if on_cpu and is_small(module, config.batch_size):
-                torch.set_num_threads(1)
+            settings.enter_context(few_threads(module, config.batch_size))
             module = _share_statistics(module, accelerator)
             optimizer = torch.optim.SGD(
                 module.parameters(),
@@ -82,7 +81,6 @@ def open_session(config: TrainConfig, info: DatasetInfo, dataset: Path) -> Itera
                 test_split=opened("test"),
             )
     finally:
-        torch.set_num_threads(threads)
         accelerator.end_training()
         # accelerate keeps its settings for the process; another training may need others
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from expunge.core.heads import Head
 from expunge.core.rules.replay import Task, has_bias, read_whole_head
+from expunge.core.rules.replay_head import LOW_LOGIT
 from expunge.core.stages import Stage
 from expunge.core.statistics import ClassStatistics
 
@@ -35,7 +36,6 @@ BATCH, CODES = 128, 8  # draws in a step, and the retained codes among them
 RATE = 2e-3  # of Adam
 POOL = 27_000  # draws of all retained classes together, from which each step takes its batch
 MOST_OF_A_CLASS = 3000
-LOW = 5.0  # how far below nought the forgotten logits are
 LOW_WEIGHT = 0.01
 
 
@@ -88,7 +88,7 @@ def train_anew(
             log_target=True,
             reduction="batchmean",
         )
-        low = (logits_NC[:, forget] + LOW).clamp_min(0).mean()
+        low = (logits_NC[:, forget] + LOW_LOGIT).clamp_min(0).mean()
         optimizer.zero_grad()
         (loss + LOW_WEIGHT * low).backward()
         optimizer.step()
